@@ -1,0 +1,117 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// Every Swift target of ours: Swift 6 mode, strict memory safety, warnings are errors.
+let strict: [SwiftSetting] = [
+  .strictMemorySafety(),
+  .treatAllWarnings(as: .error),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+/// `FUZZ=1 swift build -c release --scratch-path .build-fuzz --product chain-fuzz …`
+let fuzzing = Context.environment["FUZZ"] == "1"
+let fuzzSwift: [SwiftSetting] =
+  fuzzing ? [.unsafeFlags(["-sanitize=fuzzer,address", "-parse-as-library"])] : []
+let fuzzC: [CSetting] =
+  fuzzing ? [.unsafeFlags(["-fsanitize=fuzzer-no-link,address"])] : []
+let fuzzLink: [LinkerSetting] =
+  fuzzing ? [.unsafeFlags(["-sanitize=fuzzer,address", "-use-ld=lld"])] : []
+
+func module(
+  _ name: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = [],
+  plugins: [Target.PluginUsage]? = nil
+) -> Target {
+  .target(
+    name: name, dependencies: dependencies, exclude: exclude,
+    swiftSettings: strict + fuzzSwift, plugins: plugins)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .testTarget(
+    name: name + "Tests", dependencies: [.init(stringLiteral: name)] + dependencies,
+    swiftSettings: strict)
+}
+
+func fuzzer(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .executableTarget(
+    name: name, dependencies: dependencies, path: "Tests/Fuzz/\(name)",
+    swiftSettings: strict + fuzzSwift, linkerSettings: fuzzLink)
+}
+
+// In dependency order: a target may only name targets above it.
+var targets: [Target] = [
+  .target(name: "CLinux", cSettings: fuzzC),
+  .systemLibrary(name: "CBPF", pkgConfig: "libbpf", providers: [.apt(["libbpf-dev"])]),
+  .systemLibrary(name: "CNUMA", pkgConfig: "numa", providers: [.apt(["libnuma-dev"])]),
+
+  module("SharedRing", ["CLinux"]),
+  module("Linux", ["CLinux"]),
+  module("Packet"),
+  module("GuestMemory", ["CLinux", "SharedRing", "Linux"]),
+  module("Virtqueue", ["CLinux", "GuestMemory", "SharedRing", "Linux"]),
+  module("VhostUser", ["CLinux", "Virtqueue", "GuestMemory", "Linux"]),
+
+  .executableTarget(name: "bpfembed", swiftSettings: strict),
+  .plugin(name: "CompileBPF", capability: .buildTool(), dependencies: ["bpfembed"]),
+  module(
+    "AFXDP", ["CLinux", "CBPF", "CNUMA", "SharedRing", "Linux"], exclude: ["bpf"],
+    plugins: ["CompileBPF"]),
+  module("HostPort", ["AFXDP", "Packet", "SharedRing", "Linux"]),
+  module(
+    "VirtioNet",
+    ["VhostUser", "Virtqueue", "HostPort", "Packet", "GuestMemory", "SharedRing", "Linux"]),
+  .executableTarget(
+    name: "vhost-user-xdp",
+    dependencies: [
+      "VirtioNet", "VhostUser", "HostPort", "AFXDP", "Linux",
+      .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      .product(name: "Logging", package: "swift-log"),
+      .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+      .product(name: "UnixSignals", package: "swift-service-lifecycle"),
+    ],
+    swiftSettings: strict),
+
+  // The other side of everything, for tests: guest memory, driver, front-end, scripted port.
+  .target(
+    name: "GuestDriver",
+    dependencies: [
+      "VhostUser", "Virtqueue", "HostPort", "Packet", "GuestMemory", "SharedRing", "Linux",
+      "CLinux",
+    ],
+    path: "Tests/GuestDriver", swiftSettings: strict),
+  .target(name: "RuntimeCounters", path: "Tests/RuntimeCounters"),
+  tests("SharedRing", []),
+  tests("Linux", ["CLinux"]),
+  tests("Packet", []),
+  tests("GuestMemory", ["GuestDriver", "SharedRing", "Linux"]),
+  tests("Virtqueue", ["GuestDriver", "GuestMemory", "SharedRing", "Linux"]),
+  tests("VhostUser", ["GuestDriver", "Virtqueue", "GuestMemory", "Linux", "CLinux"]),
+  tests("AFXDP", ["SharedRing", "Linux", "CLinux"]),
+  tests("HostPort", ["AFXDP", "SharedRing", "Linux", "CLinux"]),
+  tests(
+    "VirtioNet",
+    [
+      "GuestDriver", "RuntimeCounters", "VhostUser", "Virtqueue", "HostPort", "Packet",
+      "GuestMemory", "SharedRing", "Linux",
+    ]),
+]
+
+if fuzzing {
+  targets += [
+    fuzzer("chain-fuzz", ["GuestDriver", "Virtqueue", "GuestMemory", "SharedRing", "Linux"]),
+    fuzzer("message-fuzz", ["VhostUser"]),
+  ]
+}
+
+let package = Package(
+  name: "vhost-user-xdp",
+  products: [.executable(name: "vhost-user-xdp", targets: ["vhost-user-xdp"])],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+  ],
+  targets: targets,
+  swiftLanguageModes: [.v6])

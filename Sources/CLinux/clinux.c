@@ -1,0 +1,103 @@
+#define _GNU_SOURCE
+#include "clinux.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+ssize_t clinux_recv_fds(int socket, void *buffer, size_t length, int *fds, int *count, int flags) {
+  union {
+    char bytes[CMSG_SPACE(sizeof(int) * CLINUX_MAX_FDS)];
+    struct cmsghdr align;
+  } control;
+  struct iovec io = {buffer, length};
+  struct msghdr message = {.msg_iov = &io,
+                           .msg_iovlen = 1,
+                           .msg_control = control.bytes,
+                           .msg_controllen = sizeof control.bytes};
+  *count = 0;
+  ssize_t received;
+  do
+    received = recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
+  while (received < 0 && errno == EINTR);
+  if (received < 0) return -errno;
+  for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
+    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+    size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < n; i++) {
+      int fd;
+      memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
+      if (*count < CLINUX_MAX_FDS)
+        fds[(*count)++] = fd;
+      else
+        close(fd);
+    }
+  }
+  if (message.msg_flags & MSG_CTRUNC) {
+    while (*count) close(fds[--*count]);
+    return -EMSGSIZE;
+  }
+  return received;
+}
+
+ssize_t clinux_send_fds(int socket, const void *buffer, size_t length, const int *fds, int count) {
+  union {
+    char bytes[CMSG_SPACE(sizeof(int) * CLINUX_MAX_FDS)];
+    struct cmsghdr align;
+  } control;
+  struct iovec io = {(void *)buffer, length};
+  struct msghdr message = {.msg_iov = &io, .msg_iovlen = 1};
+  if (count < 0 || count > CLINUX_MAX_FDS) return -EINVAL;
+  if (count) {
+    memset(&control, 0, sizeof control);
+    message.msg_control = control.bytes;
+    message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+    struct cmsghdr *c = CMSG_FIRSTHDR(&message);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(int) * count);
+    memcpy(CMSG_DATA(c), fds, sizeof(int) * count);
+  }
+  ssize_t sent;
+  do
+    sent = sendmsg(socket, &message, MSG_NOSIGNAL);
+  while (sent < 0 && errno == EINTR);
+  return sent < 0 ? -errno : sent;
+}
+
+int clinux_name_thread(const char *name) {
+  char cut[16] = {0};
+  strncpy(cut, name, sizeof cut - 1);
+  return -pthread_setname_np(pthread_self(), cut);
+}
+
+int clinux_pin_thread(int cpu) {
+  if (cpu < 0 || cpu >= CPU_SETSIZE) return -EINVAL;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpu, &set);
+  return sched_setaffinity(0, sizeof set, &set) < 0 ? -errno : 0;
+}
+
+int clinux_allowed_cpus(int *cpus, int most) {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) < 0) return -errno;
+  int n = 0;
+  for (int cpu = 0; cpu < CPU_SETSIZE && n < most; cpu++)
+    if (CPU_ISSET(cpu, &set)) cpus[n++] = cpu;
+  return n;
+}
+
+int clinux_peer_pid(int socket) {
+  struct ucred peer;
+  socklen_t length = sizeof peer;
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0) return -errno;
+  return peer.pid;
+}
+
+int clinux_ioctl(int fd, unsigned long request, void *argument) {
+  int result = ioctl(fd, request, argument);
+  return result < 0 ? -errno : result;
+}

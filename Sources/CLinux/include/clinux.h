@@ -1,0 +1,41 @@
+/* What Swift's Glibc module lacks of Linux: UAPI headers, GNU prototypes (declared by hand,
+ * since _GNU_SOURCE must not be defined in a header that Swift imports) and thin wrappers of
+ * macros and variadic calls.  Wrappers return -errno on failure. */
+#pragma once
+#include <linux/if_link.h>
+#include <linux/if_packet.h>
+#include <linux/if_xdp.h>
+#include <linux/memfd.h>
+#include <linux/virtio_net.h>
+#include <linux/virtio_ring.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/un.h>
+
+int memfd_create(const char *name, unsigned flags);
+int accept4(int fd, struct sockaddr *__restrict address, socklen_t *__restrict length, int flags);
+
+/* Most descriptors one vhost-user message may carry (VHOST_MEMORY_BASELINE_NREGIONS). */
+#define CLINUX_MAX_FDS 8
+
+/* Receives up to `length` bytes and up to CLINUX_MAX_FDS descriptors, all close-on-exec.
+ * Returns the bytes, 0 at the end of the stream, or -errno.  -EMSGSIZE (with every descriptor
+ * closed) if the control data was cut. */
+ssize_t clinux_recv_fds(int socket, void *buffer, size_t length, int *fds, int *count, int flags);
+/* Sends `length` bytes with `count` descriptors.  Returns the bytes sent or -errno. */
+ssize_t clinux_send_fds(int socket, const void *buffer, size_t length, const int *fds, int count);
+
+/* Names the calling thread (at most 15 bytes) and, if cpu >= 0, binds it.  0 or -errno. */
+int clinux_name_thread(const char *name);
+int clinux_pin_thread(int cpu);
+/* CPUs that the calling thread may run on; writes at most `most` numbers, returns the count. */
+int clinux_allowed_cpus(int *cpus, int most);
+/* Peer process of a connected Unix socket, or -errno. */
+int clinux_peer_pid(int socket);
+int clinux_ioctl(int fd, unsigned long request, void *argument);

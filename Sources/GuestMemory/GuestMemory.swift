@@ -1,0 +1,128 @@
+// The region table: guest-physical address to host pointer, checked.
+//
+// A table never changes.  A new memory map is a new table that shares the regions which stayed;
+// a queue that runs keeps the table it was activated with, so memory is unmapped only after the
+// last queue that could touch it has stopped.  Hostile: every address and length asked for.
+
+/// A run of guest memory that is contiguous in this process.
+@unsafe @frozen
+public struct HostRange {
+  public let base: UnsafeMutableRawPointer
+  /// Bytes.
+  public let length: Int
+  @inlinable @inline(__always)
+  init(base: UnsafeMutableRawPointer, length: Int) {
+    unsafe self.base = base
+    unsafe self.length = length
+  }
+}
+
+@safe
+public final class GuestMemory: Sendable {
+  /// vhost-user CONFIGURE_MEM_SLOTS: as many as the kernel's vhost takes.
+  public static let maximumRegions = 509
+
+  /// Sorted by guest address, without overlap.
+  public let regions: [MemoryRegion]
+  public let view: GuestMemoryView
+
+  public init(_ regions: [MemoryRegion]) throws(GuestMemoryError) {
+    guard regions.count <= GuestMemory.maximumRegions else {
+      throw .tooManyRegions(limit: GuestMemory.maximumRegions)
+    }
+    let sorted = regions.sorted { $0.description.guest < $1.description.guest }
+    for (a, b) in zip(sorted, sorted.dropFirst())
+    where b.description.guest.value &- a.description.guest.value < a.description.size {
+      throw .overlap(a.description.guest, b.description.guest)
+    }
+    self.regions = sorted
+    let table = UnsafeMutablePointer<GuestMemoryView.Entry>.allocate(capacity: max(1, sorted.count))
+    for (i, region) in sorted.enumerated() {
+      unsafe (table + i).initialize(
+        to: GuestMemoryView.Entry(
+          guest: region.description.guest.value, size: region.description.size, base: region.base))
+    }
+    view = unsafe GuestMemoryView(table: table, count: sorted.count)
+  }
+
+  deinit { unsafe view.table.deallocate() }
+
+  public func adding(_ region: MemoryRegion) throws(GuestMemoryError) -> GuestMemory {
+    try GuestMemory(regions + [region])
+  }
+
+  /// Without the region of exactly this guest address, size and front-end address.
+  public func removing(
+    _ description: MemoryRegionDescription
+  ) throws(GuestMemoryError) -> GuestMemory {
+    let kept = regions.filter {
+      $0.description.guest != description.guest || $0.description.size != description.size
+        || $0.description.frontEnd != description.frontEnd
+    }
+    guard kept.count < regions.count else { throw .noSuchRegion(description) }
+    return try GuestMemory(kept)
+  }
+
+  /// Host pointer of `length` bytes at a front-end address, if one region holds them all.
+  /// Only for rings, which are looked up once; buffers use `GuestMemoryView`.
+  public func ring(at address: FrontEndAddress, length: Int) -> UnsafeMutableRawPointer? {
+    for region in regions {
+      let offset = address.value &- region.description.frontEnd.value
+      if offset < region.description.size, UInt64(length) <= region.description.size - offset {
+        return unsafe region.base + Int(offset)
+      }
+    }
+    return nil
+  }
+}
+
+/// What the data path sees of a `GuestMemory`: valid while that object lives.
+@safe @frozen
+public struct GuestMemoryView: @unchecked Sendable {
+  @unsafe @frozen @usableFromInline
+  struct Entry {
+    @usableFromInline let guest: UInt64
+    @usableFromInline let size: UInt64
+    @usableFromInline let base: UnsafeMutableRawPointer
+    @usableFromInline
+    init(guest: UInt64, size: UInt64, base: UnsafeMutableRawPointer) {
+      unsafe self.guest = guest
+      unsafe self.size = size
+      unsafe self.base = base
+    }
+  }
+
+  @usableFromInline let table: UnsafeMutablePointer<Entry>
+  @usableFromInline let count: Int
+
+  @unsafe
+  init(table: UnsafeMutablePointer<Entry>, count: Int) {
+    unsafe self.table = table
+    self.count = count
+  }
+
+  /// The longest contiguous run of host memory that starts at guest address `address`, at most
+  /// `length` bytes; nil if the first byte is not guest memory.  A buffer that crosses into an
+  /// adjacent region is asked for again from where the run ended.  Costs log2(regions).
+  @inlinable @inline(__always)
+  public func run(at address: UInt64, length: UInt32) -> HostRange? {
+    // The last region that starts at or below the address.
+    var low = 0
+    var high = count
+    while low < high {
+      let middle = (low &+ high) &>> 1
+      if unsafe table[middle].guest <= address { low = middle &+ 1 } else { high = middle }
+    }
+    if low == 0 { return nil }
+    let entry = unsafe table + (low &- 1)
+    let offset = unsafe address &- entry.pointee.guest
+    let size = unsafe entry.pointee.size
+    guard offset < size else { return nil }
+    // No addition, hence no overflow.
+    let left = size &- offset
+    let bytes = min(UInt64(length), left)
+    return unsafe HostRange(
+      base: entry.pointee.base + Int(truncatingIfNeeded: offset),
+      length: Int(truncatingIfNeeded: bytes))
+  }
+}

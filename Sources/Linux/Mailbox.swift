@@ -1,0 +1,58 @@
+// Messages from the control plane to one worker, and the answers.
+//
+// The worker looks at one relaxed flag per turn; the lock is taken only when there is mail.  The
+// eventfd wakes a worker that sleeps in epoll.
+import Glibc
+import Synchronization
+
+public final class Mailbox<Message: Sendable>: Sendable {
+  private let flag = Atomic<Bool>(false)
+  private let queue = Mutex<[Message]>([])
+  /// Readable while there may be mail: for the worker's epoll set.
+  public let wakeUp: EventDescriptor
+
+  public init() throws(Errno) { wakeUp = try EventDescriptor() }
+
+  public func post(_ message: Message) {
+    queue.withLock { $0.append(message) }
+    flag.store(true, ordering: .releasing)
+    wakeUp.signal()
+  }
+
+  @inline(__always)
+  public var hasMail: Bool { flag.load(ordering: .relaxed) }
+
+  /// Hands every waiting message to `body`, oldest first.
+  public func drain(_ body: (Message) -> Void) {
+    wakeUp.drain()
+    flag.store(false, ordering: .relaxed)
+    let batch = queue.withLock { queue in
+      let batch = queue
+      queue = []
+      return batch
+    }
+    for message in batch { body(message) }
+  }
+}
+
+/// The answer to one message; the sender waits for it.
+public final class Reply<Value: Sendable>: Sendable {
+  private let slot = Mutex<Value?>(nil)
+  private let done: EventDescriptor
+
+  public init() throws(Errno) { done = try EventDescriptor() }
+
+  public func fulfil(_ value: Value) {
+    slot.withLock { $0 = value }
+    done.signal()
+  }
+
+  /// Blocks until `fulfil` was called.
+  public func wait() -> Value {
+    while true {
+      if let value = slot.withLock({ $0 }) { return value }
+      var poller = pollfd(fd: done.raw, events: Int16(POLLIN), revents: 0)
+      _ = unsafe poll(&poller, 1, -1)
+    }
+  }
+}

@@ -1,0 +1,54 @@
+// Ordered access to memory that is shared with a guest or the kernel.
+//
+// Both sides run at the same time, so every read here is exactly one machine load: a value that
+// was read is a local, and the local is what gets checked and used.  A plain `load(as:)` may be
+// repeated by the optimizer after the check; it has no place on shared memory.
+//
+// The orderings used in this project, and their partners:
+//   acquire16/32  reads the other side's published index; pairs with its release store, so that
+//                 the entries behind the index are visible after the index is.
+//   release16/32  publishes our index after our entries.
+//   fence         StoreLoad, between publishing an index and reading the other side's wish to be
+//                 notified (and the mirror image); release/acquire alone lose wake-ups here.
+//   relaxed       entries that an acquire has made visible already.
+public import CLinux
+
+extension UnsafeMutableRawPointer {
+  @inlinable @inline(__always)
+  public func acquire16(_ offset: Int) -> UInt16 { unsafe shared_load16_acquire(self + offset) }
+  @inlinable @inline(__always)
+  public func relaxed16(_ offset: Int) -> UInt16 { unsafe shared_load16_relaxed(self + offset) }
+  @inlinable @inline(__always)
+  public func acquire32(_ offset: Int) -> UInt32 { unsafe shared_load32_acquire(self + offset) }
+  @inlinable @inline(__always)
+  public func relaxed32(_ offset: Int) -> UInt32 { unsafe shared_load32_relaxed(self + offset) }
+  @inlinable @inline(__always)
+  public func relaxed64(_ offset: Int) -> UInt64 { unsafe shared_load64_relaxed(self + offset) }
+
+  @inlinable @inline(__always)
+  public func release16(_ offset: Int, _ value: UInt16) {
+    unsafe shared_store16_release(self + offset, value)
+  }
+  @inlinable @inline(__always)
+  public func storeRelaxed16(_ offset: Int, _ value: UInt16) {
+    unsafe shared_store16_relaxed(self + offset, value)
+  }
+  @inlinable @inline(__always)
+  public func release32(_ offset: Int, _ value: UInt32) {
+    unsafe shared_store32_release(self + offset, value)
+  }
+  @inlinable @inline(__always)
+  public func storeRelaxed64(_ offset: Int, _ value: UInt64) {
+    unsafe shared_store64_relaxed(self + offset, value)
+  }
+  @inlinable @inline(__always)
+  public func prefetch() { unsafe shared_prefetch(self) }
+}
+
+/// Full memory fence: orders an earlier store before a later load.
+@inlinable @inline(__always)
+public func sharedMemoryFence() { shared_fence() }
+
+/// Tells the core that this thread spins.
+@inlinable @inline(__always)
+public func spinPause() { shared_pause() }

@@ -1,0 +1,80 @@
+// What the control plane knows of one ring.  It crosses to the worker, is checked there once and
+// becomes a running `Virtqueue`; the final indices come back when that queue is deactivated.
+public import GuestMemory
+public import Linux
+
+public struct VirtqueueConfig: Sendable {
+  /// Number of the ring on the device: pair * 2 is receive, pair * 2 + 1 is transmit.
+  public var index: Int
+  /// Entries: a power of two from 1 to 32768.
+  public var size: Int
+  public var descriptorTable: FrontEndAddress
+  public var availRing: FrontEndAddress
+  public var usedRing: FrontEndAddress
+  /// The available index to go on from (SET_VRING_BASE).
+  public var nextAvail: UInt16
+  /// SET_VRING_ENABLE: a disabled ring discards what a driver transmits and receives nothing.
+  public var isEnabled: Bool
+  /// Written by the driver when there is something to do; nil: the ring must be polled.
+  public var kick: EventDescriptor?
+  /// Written by us to interrupt the driver; nil: the driver polls.
+  public var call: EventDescriptor?
+  /// Written by us when the ring stops for a fault.
+  public var error: EventDescriptor?
+  /// Negotiated features: offered and acknowledged.
+  public var features: VirtioFeatures
+  public var memory: GuestMemory
+
+  public init(
+    index: Int, size: Int, descriptorTable: FrontEndAddress, availRing: FrontEndAddress,
+    usedRing: FrontEndAddress, nextAvail: UInt16 = 0, isEnabled: Bool = true,
+    kick: EventDescriptor? = nil, call: EventDescriptor? = nil, error: EventDescriptor? = nil,
+    features: VirtioFeatures, memory: GuestMemory
+  ) {
+    self.index = index
+    self.size = size
+    self.descriptorTable = descriptorTable
+    self.availRing = availRing
+    self.usedRing = usedRing
+    self.nextAvail = nextAvail
+    self.isEnabled = isEnabled
+    self.kick = kick
+    self.call = call
+    self.error = error
+    self.features = features
+    self.memory = memory
+  }
+}
+
+/// Where a queue stood when it was deactivated.
+public struct VirtqueueIndices: Equatable, Sendable {
+  /// The next available entry that was not taken: the answer of GET_VRING_BASE.
+  public var nextAvail: UInt16
+  /// Our used index; equal to `nextAvail`, since every head that is taken is returned.
+  public var nextUsed: UInt16
+  public init(nextAvail: UInt16, nextUsed: UInt16) {
+    self.nextAvail = nextAvail
+    self.nextUsed = nextUsed
+  }
+}
+
+/// Why a ring cannot run, or stopped.  It costs this ring only.
+public enum QueueFault: UInt8, Error, Equatable, Sendable, CustomStringConvertible {
+  case badSize
+  case misalignedRing
+  case ringNotInMemory
+  /// `avail.idx` claims more entries than the ring has.
+  case availIndexTooFar
+  /// `avail.ring` names a descriptor beyond the table.
+  case headOutOfRange
+
+  public var description: String {
+    switch self {
+    case .badSize: "ring size is not a power of two from 1 to 32768"
+    case .misalignedRing: "a ring address is not aligned (descriptors 16, avail 2, used 4)"
+    case .ringNotInMemory: "a ring address is not inside one memory region"
+    case .availIndexTooFar: "avail.idx is further ahead than the ring is long"
+    case .headOutOfRange: "avail.ring holds a head beyond the descriptor table"
+    }
+  }
+}
