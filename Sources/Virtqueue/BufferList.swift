@@ -60,6 +60,25 @@ public struct DeviceReadableBuffers: ~Copyable {
   @inlinable
   public var byteCount: Int { @inline(__always) get { unsafe list.cells.value.bytes } }
 
+  /// The first `length` bytes (8 to 12) of the chain, which must hold as many, as little-endian
+  /// words; bytes beyond `length` are 0.  They are copied once: what the guest writes afterwards
+  /// changes nothing here.
+  @inlinable @inline(__always)
+  public func header(length: Int) -> (low: UInt64, high: UInt32) {
+    let first = unsafe list.cells.value.runs[0]
+    guard unsafe first.length >= 12 && length == 12 else { return scatteredHeader(length: length) }
+    return unsafe (first.base.relaxed64(0), first.base.relaxed32(8))
+  }
+
+  @usableFromInline
+  func scatteredHeader(length: Int) -> (low: UInt64, high: UInt32) {
+    var words: (UInt64, UInt32) = (0, 0)
+    unsafe withUnsafeMutableBytes(of: &words) {
+      unsafe copyRuns(from: 0, length: min(length, 12), to: $0.baseAddress!)
+    }
+    return (words.0, words.1)
+  }
+
   /// Copies `length` bytes from byte `offset` of the chain to `destination`, wherever the chain
   /// is cut.  The chain must hold `offset + length` bytes.
   @inlinable @inline(__always)
@@ -108,6 +127,27 @@ public struct DeviceWritableBuffers: ~Copyable {
 
   @inlinable @inline(__always)
   public func removeAll() { list.removeAll() }
+
+  /// Writes the first `length` bytes (8 to 12) of the buffers, which must hold as many, from
+  /// little-endian words.
+  @inlinable @inline(__always)
+  public func writeHeader(low: UInt64, high: UInt32, length: Int) {
+    let first = unsafe list.cells.value.runs[0]
+    guard unsafe first.length >= 12 && length == 12 else {
+      scatterHeader(low: low, high: high, length: length)
+      return
+    }
+    unsafe first.base.storeBytes(of: low, as: UInt64.self)
+    unsafe first.base.storeBytes(of: high, toByteOffset: 8, as: UInt32.self)
+  }
+
+  @usableFromInline
+  func scatterHeader(low: UInt64, high: UInt32, length: Int) {
+    var words: (UInt64, UInt32) = (low, high)
+    unsafe withUnsafeBytes(of: &words) {
+      unsafe copyRuns($0.baseAddress!, length: min(length, 12), to: 0)
+    }
+  }
 
   /// Copies `length` bytes to byte `offset` of the buffers, wherever they are cut.  The buffers
   /// must hold `offset + length` bytes.
