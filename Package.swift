@@ -96,6 +96,8 @@ var targets: [Target] = [
       "GuestDriver", "RuntimeCounters", "VhostUser", "Virtqueue", "HostPort", "Packet",
       "GuestMemory", "SharedRing", "Linux",
     ]),
+  // Black box: knows the release binary, and none of the modules.
+  .testTarget(name: "SystemTests", swiftSettings: strict),
 ]
 
 if fuzzing {
