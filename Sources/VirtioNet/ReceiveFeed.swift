@@ -13,13 +13,14 @@ final class ReceiveFeed {
   private let state = HotState(State())
 
   private struct State {
-    var target: ReceivePath?
     var isStalled = false
     var isWatched = false
     var idleSince: UInt64 = 0
     var shedAt: UInt64 = 0
   }
 
+  /// The target, or nothing.
+  private let targets = PinnedList<ReceivePath>()
   private let held = FrameBatch()
   private let spare = FrameBatch()
   private let counters: RingCounters
@@ -36,7 +37,7 @@ final class ReceiveFeed {
 
   /// Where frames go: the receive queue of the port's own pair, or of another one while that pair
   /// is not used by the guest; nil while there is no guest.
-  var target: ReceivePath? { state.value.target }
+  var target: ReceivePath? { targets.first { _ in true } }
 
   /// The guest has too few buffers for the waiting frames.
   var isStalled: Bool { state.value.isStalled }
@@ -58,7 +59,8 @@ final class ReceiveFeed {
     if target == nil && path != nil && now &- state.value.idleSince > ReceiveFeed.patience {
       drain(.noGuest)
     }
-    state.value.target = path
+    _ = targets.remove { _ in true }
+    if let path { targets.append(path) }
     state.value.isStalled = false
     state.value.shedAt = now
   }
@@ -66,7 +68,13 @@ final class ReceiveFeed {
   /// Moves at most one batch to the guest.  Returns how many frames were done with.
   @inline(__always)
   func turn() -> Int {
-    guard let target else { return 0 }
+    var moved = 0
+    targets.forEach { moved = move(to: $0) }
+    return moved
+  }
+
+  @inline(__always)
+  private func move(to target: ReceivePath) -> Int {
     if held.count == 0 {
       port.receive(into: held)
       if held.count == 0 { return 0 }
@@ -116,7 +124,7 @@ final class ReceiveFeed {
   func release() {
     counters.drop(.noGuest, held.count)
     port.recycle(held)
-    state.value.target = nil
+    _ = targets.remove { _ in true }
   }
 
   /// Drops everything that waits, here and in the port.

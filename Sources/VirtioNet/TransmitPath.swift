@@ -16,7 +16,7 @@ final class TransmitPath {
   let queue: Virtqueue
   let isEnabled: Bool
   private let headerLength: Int
-  private let port: (any HostPortQueue)?
+  private let port: any HostPortQueue
   private let counters: RingCounters
   private let buffers: DeviceReadableBuffers
   private let batch: FrameBatch
@@ -25,12 +25,13 @@ final class TransmitPath {
   /// Shortest frame that is one: an Ethernet header.
   static let shortestFrame = 14
 
-  /// - Parameter port: where frames go; nil only for a disabled ring, which discards.
-  init(_ config: VirtqueueConfig, port: (any HostPortQueue)?, counters: RingCounters)
+  /// - Parameter port: where frames go; it must belong to the same worker if the ring is enabled,
+  ///   and is not touched if it is not.
+  init(_ config: VirtqueueConfig, port: any HostPortQueue, counters: RingCounters)
     throws(QueueFault)
   {
     queue = try Virtqueue(activating: config)
-    isEnabled = config.isEnabled && port != nil
+    isEnabled = config.isEnabled
     headerLength = VirtioNetHeader.length(for: config.features)
     self.port = port
     self.counters = counters
@@ -48,7 +49,7 @@ final class TransmitPath {
       starved.value = false
       return 0
     }
-    guard isEnabled, let port else { return discard(min(waiting, batch.capacity)) }
+    guard isEnabled else { return discard(min(waiting, batch.capacity)) }
 
     port.reserve(min(waiting, batch.capacity), into: batch)
     let frames = batch.count
