@@ -20,7 +20,7 @@ struct MappedSocket: ~Copyable, @unchecked Sendable {
   }
 
   deinit {
-    for unsafemapping in unsafe mappings { unsafe munmap(mapping.base, mapping.length) }
+    for i in unsafe mappings.indices { unsafe munmap(mappings[i].base, mappings[i].length) }
     close(descriptor)
   }
 
