@@ -20,7 +20,7 @@ struct MappedSocket: ~Copyable, @unchecked Sendable {
   }
 
   deinit {
-    for i in unsafe mappings.indices { unsafe munmap(mappings[i].base, mappings[i].length) }
+    unsafe mappings.forEach { unsafe munmap($0.base, $0.length) }
     close(descriptor)
   }
 
