@@ -41,7 +41,8 @@ import Testing
     }
   }
 
-  @Test("memory for a NUMA node that does not exist is allocated all the same", arguments: [-1, 63])
+  @Test(
+    "memory for a NUMA node that does not exist is allocated all the same", arguments: [-1, 63])
   func node(node: Int) throws {
     let memory = try FrameMemory(
       FrameGeometry(chunkSize: 4096, receiveFrames: 8, transmitFrames: 8), node: node)

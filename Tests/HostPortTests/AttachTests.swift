@@ -7,165 +7,176 @@ import Testing
 @testable import AFXDP
 @testable import HostPort
 
-@Suite(
-  .serialized,
-  .enabled(if: PrivateNetwork.obstacle == nil, "\(PrivateNetwork.obstacle ?? "")"))
-struct AttachTests {
-  /// The message of what `body` throws; nil if it does not.
-  private func refusal(_ body: () throws(PortError) -> Void) -> String? {
-    do {
-      try body()
-      return nil
-    } catch {
-      return error.description
-    }
-  }
-
-  @Test("the program is attached while the port or a queue lives, and no longer")
-  func lifetime() throws {
-    try PrivateNetwork.withVeth { a, _ in
+extension OnInterfaces {
+  @Suite struct AttachTests {
+    /// The message of what `body` throws; nil if it does not.
+    private func refusal(_ body: () throws(PortError) -> Void) -> String? {
       do {
-        let queue: any HostPortQueue
+        try body()
+        return nil
+      } catch {
+        return error.description
+      }
+    }
+
+    @Test("the program is attached while the port or a queue lives, and no longer")
+    func lifetime() throws {
+      try PrivateNetwork.withVeth { a, _ in
         do {
-          let port = try XDPPort(options(a, mode: .native))
-          #expect(AttachedProgram(on: a)?.mode == "native")
-          queue = try port.openQueue(0)
+          let queue: any HostPortQueue
+          do {
+            let port = try XDPPort(options(a, mode: .native))
+            #expect(AttachedProgram(on: a)?.mode == "native")
+            queue = try port.openQueue(0)
+          }
+          #expect(AttachedProgram(on: a)?.isOurs == true)
+          _ = queue
         }
-        #expect(AttachedProgram(on: a)?.isOurs == true)
-        _ = queue
+        #expect(AttachedProgram(on: a) == nil)
+        let port = try XDPPort(options(a, mode: .skb))
+        #expect(AttachedProgram(on: a)?.mode == "skb")
+        _ = port
       }
-      #expect(AttachedProgram(on: a) == nil)
-      let port = try XDPPort(options(a, mode: .skb))
-      #expect(AttachedProgram(on: a)?.mode == "skb")
-      _ = port
     }
-  }
 
-  @Test("opening and closing a port leaves no descriptor and no mapping behind")
-  func leaks() throws {
-    try PrivateNetwork.withVeth { a, _ in
-      let before = KernelObjects()
-      for _ in 0..<5 {
-        let queue = try XDPPort(options(a)).openQueue(0)
-        #expect(KernelObjects() != before)
-        queue.send([frame()])
+    @Test("opening and closing a port leaves no descriptor and no mapping behind")
+    func leaks() throws {
+      try PrivateNetwork.withVeth { a, _ in
+        let before = KernelObjects()
+        for _ in 0..<5 {
+          let queue = try XDPPort(options(a)).openQueue(0)
+          #expect(KernelObjects() != before)
+          queue.send([frame()])
+        }
+        #expect(KernelObjects() == before)
       }
-      #expect(KernelObjects() == before)
     }
-  }
 
-  @Test("a program that somebody else attached stays, and is named", arguments: [true, false])
-  func foreign(native: Bool) throws {
-    try PrivateNetwork.withVeth { a, _ in
-      let program = try ForeignProgram()
-      let flags = UInt32(native ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE)
-      #expect(bpf_xdp_attach(CInt(a.index), program.raw, flags, nil) == 0)
-      let before = try #require(AttachedProgram(on: a))
-      for mode in XDPModeChoice.allCases {
-        let message = refusal { () throws(PortError) in _ = try XDPPort(options(a, mode: mode)) }
-        #expect(message?.contains("axt0") == true)
-        #expect(message?.contains("'axt_foreign' (id \(before.id), ") == true)
+    @Test("a program that somebody else attached stays, and is named", arguments: [true, false])
+    func foreign(native: Bool) throws {
+      try PrivateNetwork.withVeth { a, _ in
+        let program = try ForeignProgram()
+        let flags = UInt32(native ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE)
+        #expect(bpf_xdp_attach(CInt(a.index), program.raw, flags, nil) == 0)
+        let before = try #require(AttachedProgram(on: a))
+        for mode in XDPModeChoice.allCases {
+          let message = refusal { () throws(PortError) in _ = try XDPPort(options(a, mode: mode)) }
+          #expect(message?.contains("axt0") == true)
+          #expect(message?.contains("'axt_foreign' (id \(before.id), ") == true)
+          #expect(
+            message?.contains("`ip link set dev axt0 \(native ? "xdp" : "xdpgeneric") off`") == true
+          )
+        }
+        #expect(AttachedProgram(on: a)?.id == before.id)
+      }
+    }
+
+    @Test("a second daemon on an interface is refused, with the first one named")
+    func second() throws {
+      try PrivateNetwork.withVeth { a, _ in
+        let first = try XDPPort(options(a))
+        let message = refusal { () throws(PortError) in _ = try XDPPort(options(a)) }
         #expect(
-          message?.contains("`ip link set dev axt0 \(native ? "xdp" : "xdpgeneric") off`") == true)
+          message?.contains("axt0 is served by process \(getpid()) (") == true, "\(message ?? "")")
+        _ = first
       }
-      #expect(AttachedProgram(on: a)?.id == before.id)
     }
-  }
 
-  @Test("a second daemon on an interface is refused, with the first one named")
-  func second() throws {
-    try PrivateNetwork.withVeth { a, _ in
-      let first = try XDPPort(options(a))
-      let message = refusal { () throws(PortError) in _ = try XDPPort(options(a)) }
-      #expect(message?.contains("axt0 is served by process \(getpid()) (") == true, "\(message ?? "")")
-      _ = first
-    }
-  }
-
-  @Test("a queue that is taken is refused by name after a short wait")
-  func busy() throws {
-    try PrivateNetwork.withVeth { a, _ in
-      let port = try XDPPort(options(a))
-      let first = try port.openQueue(0)
-      var start = timespec()
-      unsafe clock_gettime(CLOCK_MONOTONIC, &start)
-      let message = refusal { () throws(PortError) in _ = try port.openQueue(0) }
-      var end = timespec()
-      unsafe clock_gettime(CLOCK_MONOTONIC, &end)
-      #expect(message?.contains("axt0 queue 0 is in use by another AF_XDP socket") == true)
-      let seconds = Double(end.tv_sec - start.tv_sec) + Double(end.tv_nsec - start.tv_nsec) / 1e9
-      #expect(seconds > 0.25 && seconds < 5)
-      _ = first
-    }
-  }
-
-  @Test("a queue that was just closed can be opened again at once")
-  func reopen() throws {
-    try PrivateNetwork.withVeth { a, _ in
-      let port = try XDPPort(options(a))
-      for _ in 0..<3 { _ = try port.openQueue(0) }
-    }
-  }
-
-  @Test("a queue that the NIC does not have, and an interface that is down, are said by name")
-  func unusable() throws {
-    try PrivateNetwork.withVeth { a, _ in
-      var many = options(a)
-      many.queueCount = 40
-      let port = try XDPPort(many)
-      let message = refusal { () throws(PortError) in _ = try port.openQueue(39) }
-      #expect(message?.contains("axt0 queue 39") == true)
-      #expect(message?.contains("--queues=N") == true)
-      run("ip link set axt0 down")
-      let down = refusal { () throws(PortError) in _ = try port.openQueue(0) }
-      #expect(down?.contains("`ip link set axt0 up`") == true)
-    }
-  }
-
-  @Test("zero-copy is refused where there is none, and auto says why it was not got")
-  func zeroCopy() throws {
-    try PrivateNetwork.withVeth { a, _ in
-      var strict = options(a)
-      strict.copyMode = .zeroCopy
-      let message = refusal { () throws(PortError) in _ = try XDPPort(strict).openQueue(0) }
-      #expect(message?.contains("no zero-copy on axt0 queue 0: driver veth refused") == true)
-      #expect(message?.contains("--copy-mode=auto") == true)
-      let queue = try XDPPort(options(a)).openQueue(0)
-      #expect(queue.mode.contains("driver veth refused zero-copy: "))
-      #expect(queue.mode.contains(TransmitPath.linear.rawValue))
-    }
-  }
-
-  @Test("a peer MTU that native XDP cannot take: skb mode, and the largest that works is right")
-  func largeMTU() throws {
-    try PrivateNetwork.withVeth(mtu: 9000) { a, _ in
-      let message = refusal { () throws(PortError) in
-        _ = try XDPPort(options(a, mode: .native, mtu: 9000))
+    @Test("a queue that is taken is refused by name after a short wait")
+    func busy() throws {
+      try PrivateNetwork.withVeth { a, _ in
+        let port = try XDPPort(options(a))
+        let first = try port.openQueue(0)
+        var start = timespec()
+        unsafe clock_gettime(CLOCK_MONOTONIC, &start)
+        let message = refusal { () throws(PortError) in _ = try port.openQueue(0) }
+        var end = timespec()
+        unsafe clock_gettime(CLOCK_MONOTONIC, &end)
+        #expect(message?.contains("axt0 queue 0 is in use by another AF_XDP socket") == true)
+        let seconds = Double(end.tv_sec - start.tv_sec) + Double(end.tv_nsec - start.tv_nsec) / 1e9
+        #expect(seconds > 0.25 && seconds < 5)
+        _ = first
       }
-      #expect(message?.contains("at most \(largestPeerMTU) works") == true)
-      let port = try XDPPort(options(a, mtu: 9000))
-      #expect(port.notes.contains { $0.contains("skb XDP, not native: driver veth says") })
-      #expect(port.notes.contains { $0.contains("MTU 9000 is more than a frame holds") })
-      #expect(port.capabilities.mtu == FrameGeometry.largestMTU)
     }
-    for (mtu, works) in [(largestPeerMTU, true), (largestPeerMTU + 1, false)] {
-      try PrivateNetwork.withVeth(mtu: mtu) { a, _ in
+
+    @Test("a queue that was just closed can be opened again at once")
+    func reopen() throws {
+      try PrivateNetwork.withVeth { a, _ in
+        let port = try XDPPort(options(a))
+        for _ in 0..<3 { _ = try port.openQueue(0) }
+      }
+    }
+
+    @Test("a queue that the NIC does not have is said by name")
+    func noSuchQueue() throws {
+      try PrivateNetwork.withVeth { a, _ in
+        var many = options(a)
+        many.queueCount = 40
+        let port = try XDPPort(many)
+        let message = refusal { () throws(PortError) in _ = try port.openQueue(39) }
+        #expect(message?.contains("axt0 queue 39") == true)
+        #expect(message?.contains("--queues=N") == true)
+      }
+    }
+
+    @Test("a queue that was opened while the interface was down works once it is up")
+    func openedDown() throws {
+      try PrivateNetwork.withVeth { a, b in
+        run("ip link set axt0 down")
+        let near = try XDPPort(options(a)).openQueue(0)
+        run("ip link set axt0 up")
+        let far = try XDPPort(options(b)).openQueue(0)
+        #expect(far.send([frame(number: 1)]) == 1)
+        #expect(near.collect(1) == [frame(number: 1)])
+      }
+    }
+
+    @Test("zero-copy is refused where there is none, and auto says why it was not got")
+    func zeroCopy() throws {
+      try PrivateNetwork.withVeth { a, _ in
+        var strict = options(a)
+        strict.copyMode = .zeroCopy
+        let message = refusal { () throws(PortError) in _ = try XDPPort(strict).openQueue(0) }
+        #expect(message?.contains("no zero-copy on axt0 queue 0: driver veth refused") == true)
+        #expect(message?.contains("--copy-mode=auto") == true)
+        let queue = try XDPPort(options(a)).openQueue(0)
+        #expect(queue.mode.contains("driver veth refused zero-copy: "))
+        #expect(queue.mode.contains(TransmitPath.linear.rawValue))
+      }
+    }
+
+    @Test("a peer MTU that native XDP cannot take: skb mode, and the largest that works is right")
+    func largeMTU() throws {
+      try PrivateNetwork.withVeth(mtu: 9000) { a, _ in
         let message = refusal { () throws(PortError) in
-          _ = try XDPPort(options(a, mode: .native, mtu: mtu))
+          _ = try XDPPort(options(a, mode: .native, mtu: 9000))
         }
-        #expect((message == nil) == works)
+        #expect(message?.contains("at most \(largestPeerMTU) works") == true)
+        let port = try XDPPort(options(a, mtu: 9000))
+        #expect(port.notes.contains { $0.contains("skb XDP, not native: driver veth says") })
+        #expect(port.notes.contains { $0.contains("MTU 9000 is more than a frame holds") })
+        #expect(port.capabilities.mtu == FrameGeometry.largestMTU)
+      }
+      for (mtu, works) in [(largestPeerMTU, true), (largestPeerMTU + 1, false)] {
+        try PrivateNetwork.withVeth(mtu: mtu) { a, _ in
+          let message = refusal { () throws(PortError) in
+            _ = try XDPPort(options(a, mode: .native, mtu: mtu))
+          }
+          #expect((message == nil) == works)
+        }
       }
     }
-  }
 
-  @Test("frames of the largest MTU fit a frame", arguments: [1774, 1775, FrameGeometry.largestMTU])
-  func largestFrames(mtu: Int) throws {
-    try PrivateNetwork.withVeth(mtu: mtu) { a, b in
-      let near = try XDPPort(options(a, mode: .skb, mtu: mtu)).openQueue(0)
-      let far = try XDPPort(options(b, mode: .skb, mtu: mtu)).openQueue(0)
-      let largest = frame(size: mtu + 18, number: 3)
-      near.send([largest])
-      #expect(far.collect(1) == [largest])
+    @Test(
+      "frames of the largest MTU fit a frame", arguments: [1774, 1775, FrameGeometry.largestMTU])
+    func largestFrames(mtu: Int) throws {
+      try PrivateNetwork.withVeth(mtu: mtu) { a, b in
+        let near = try XDPPort(options(a, mode: .skb, mtu: mtu)).openQueue(0)
+        let far = try XDPPort(options(b, mode: .skb, mtu: mtu)).openQueue(0)
+        let largest = frame(size: mtu + 18, number: 3)
+        near.send([largest])
+        #expect(far.collect(1) == [largest])
+      }
     }
   }
 }

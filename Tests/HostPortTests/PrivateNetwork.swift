@@ -13,7 +13,7 @@ import Testing
 func run(_ command: String) -> Bool {
   let words = command.split(separator: " ").map(String.init)
   let arguments: [UnsafeMutablePointer<CChar>?] = unsafe words.map { unsafe strdup($0) } + [nil]
-  defer { for i in unsafe arguments.indices { unsafe free(arguments[i]) } }
+  defer { unsafe arguments.forEach { unsafe free($0) } }
   var pid = pid_t()
   guard unsafe posix_spawnp(&pid, words[0], nil, nil, arguments, environ) == 0 else {
     return false
@@ -22,6 +22,12 @@ func run(_ command: String) -> Bool {
   while unsafe waitpid(pid, &status, 0) < 0, errno == EINTR {}
   return status == 0
 }
+
+/// The tests that need interfaces, one after the other: some count what the process holds.
+@Suite(
+  .serialized,
+  .enabled(if: PrivateNetwork.obstacle == nil, "\(PrivateNetwork.obstacle ?? "")"))
+enum OnInterfaces {}
 
 private let CLONE_NEWNET: CInt = 0x4000_0000
 

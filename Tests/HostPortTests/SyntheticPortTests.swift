@@ -17,7 +17,9 @@ import Testing
     #expect(queue.freeTransmitFrames(expecting: 1024) == 1024)
   }
 
-  @Test("generated frames are valid UDP of the asked size, in sequence", arguments: [60, 64, 1514, 9014])
+  @Test(
+    "generated frames are valid UDP of the asked size, in sequence",
+    arguments: [60, 64, 1514, 9014])
   func generate(size: Int) throws {
     let port = try GeneratePort(size: size)
     #expect(port.name == "generate:\(size)")
