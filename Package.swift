@@ -90,7 +90,7 @@ var targets: [Target] = [
   tests("Virtqueue", ["GuestDriver", "RuntimeCounters", "GuestMemory", "SharedRing", "Linux"]),
   tests("VhostUser", ["GuestDriver", "Virtqueue", "GuestMemory", "Linux", "CLinux"]),
   tests("AFXDP", ["SharedRing", "Linux", "CLinux"]),
-  tests("HostPort", ["AFXDP", "SharedRing", "Linux", "CLinux"]),
+  tests("HostPort", ["AFXDP", "Packet", "SharedRing", "Linux", "CLinux", "CBPF"]),
   tests(
     "VirtioNet",
     [
