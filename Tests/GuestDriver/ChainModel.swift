@@ -36,12 +36,13 @@ public struct ChainModel {
     var total: UInt64 = 0
     var base = descriptorTable.value
     var entries = size
-    var visited: Set<Int> = []
+    var steps = 0
     var index = Int(head)
     var inTable = false
     while true {
-      // An entry that comes twice never ends.
-      guard visited.insert(index).inserted else { return .malformed(.loop) }
+      // More steps than entries: one of them came twice.
+      steps += 1
+      guard steps <= entries else { return .malformed(.loop) }
       guard let d = descriptor(at: base &+ UInt64(16 * index)) else { return .malformed(.unmapped) }
       if d.flags & DescriptorFlags.indirect != 0 {
         guard indirect, !inTable, d.flags & DescriptorFlags.next == 0 else {
@@ -53,7 +54,7 @@ public struct ChainModel {
         guard ram.locate(GuestAddress(d.address)) != nil else { return .malformed(.unmapped) }
         base = d.address
         entries = Int(d.length / 16)
-        visited = []
+        steps = 0
         index = 0
         inTable = true
         continue
