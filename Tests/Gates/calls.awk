@@ -8,11 +8,11 @@
   next
 }
 
-!/\tR_/ { isCall = /\t(call|jmp|bl|b) / }
+! / R_[A-Z]/ { isCall = /\t(call|jmp|bl|b) / }
 
 # In an object file the callee is in the relocation, and the operand means nothing yet. A load
 # of an address has a relocation, too.
-/\tR_(X86_64|AARCH64)_/ && !isCall { next }
+/ R_[A-Z]/ && !isCall { next }
 /R_X86_64_(PLT32|GOTPCREL|GOTPCRELX|REX_GOTPCRELX)|R_AARCH64_(CALL26|JUMP26)/ {
   callee = $NF
   sub(/[-+]0x[0-9a-f]+$/, "", callee)

@@ -7,8 +7,8 @@ BEGIN {
     "checkMetadata|conformsTo|instantiate|projectBox|project_boxed|task|willThrow|copy|assign|" \
     "arrayInit|arrayAssign|deletedMethod)|_swift_|__swift_|malloc|calloc|realloc|posix_memalign|" \
     "aligned_alloc|free|_Zn|pthread_mutex)"
-  # Of the standard library only what ends the process.
-  harmless = "(assertionFailure|fatalError|preconditionFailure)"
+  # Of the standard library only what ends the process, and errno.
+  harmless = "(errno|assertionFailure|fatalError|preconditionFailure)"
 }
 
 FNR == 1 { input++ }
