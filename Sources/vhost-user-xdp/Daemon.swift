@@ -1,1 +1,15 @@
-@main struct Daemon { static func main() {} }
+import Glibc
+
+@main struct Daemon {
+  static func main() {
+    switch Command(Array(CommandLine.arguments.dropFirst())) {
+    case .print(let text):
+      StandardErrorLog.writeAll(text, to: STDOUT_FILENO)
+    case .refuse(let line):
+      StandardErrorLog.write("error: \(line)")
+      exit(ExitStatus.usage)
+    case .run:
+      break
+    }
+  }
+}
