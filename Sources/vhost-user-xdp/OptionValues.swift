@@ -1,4 +1,5 @@
 // Values of options: each reads its own text, and knows the forms it takes.
+public import AFXDP
 public import ArgumentParser
 public import Logging
 import Packet
@@ -76,17 +77,6 @@ struct CPUList: Equatable, CustomStringConvertible {
   var description: String { cpus.map(String.init).joined(separator: ",") }
 }
 
-/// Values of --xdp-mode.
-enum XDPModeChoice: String, CaseIterable, ExpressibleByArgument {
-  case auto, native, skb
-}
-
-/// Values of --copy-mode.
-enum CopyModeChoice: String, CaseIterable, ExpressibleByArgument {
-  case auto, copy
-  case zeroCopy = "zero-copy"
-}
-
 extension MACAddress {
   /// A guest's address: unicast, and not all zeros.
   init(option argument: String) throws {
@@ -99,4 +89,6 @@ extension MACAddress {
   }
 }
 
+extension XDPModeChoice: ExpressibleByArgument {}
+extension CopyModeChoice: ExpressibleByArgument {}
 extension Logger.Level: @retroactive ExpressibleByArgument {}

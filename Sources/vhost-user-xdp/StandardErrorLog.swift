@@ -1,6 +1,7 @@
 // Log lines for people and journals: "vhost-user-xdp: warning: …", one write(2) each, so that
 // lines of several threads never mix.  No time stamp: a journal adds its own.
 import Glibc
+import Linux
 import Logging
 
 struct StandardErrorLog: LogHandler {
@@ -22,18 +23,7 @@ struct StandardErrorLog: LogHandler {
   /// Writes one line; breaks in it become spaces.
   static func write(_ text: String) {
     let line = text.split(whereSeparator: \.isNewline).joined(separator: " ")
-    writeAll("vhost-user-xdp: \(line)\n", to: STDERR_FILENO)
-  }
-
-  /// Writes `text` to a descriptor, as far as somebody reads it.
-  static func writeAll(_ text: String, to descriptor: Int32) {
-    var rest = Array(text.utf8)[...]
-    while !rest.isEmpty {
-      let count = unsafe rest.withUnsafeBytes { unsafe Glibc.write(descriptor, $0.baseAddress, $0.count) }
-      if count < 0 && errno == EINTR { continue }
-      guard count > 0 else { return }
-      rest = rest.dropFirst(count)
-    }
+    ProcessSettings.write("vhost-user-xdp: \(line)\n", to: STDERR_FILENO)
   }
 }
 
