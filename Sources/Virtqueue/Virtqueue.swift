@@ -79,13 +79,13 @@ public struct Virtqueue: ~Copyable {
   /// when fewer than that are known.  0 when the queue has a fault.
   @inlinable @inline(__always)
   public func availableHeads(_ want: Int) -> Int {
+    if unsafe ring.value.fault != nil { return 0 }
     let known = unsafe ring.value.availIndex.distance(from: ring.value.nextAvail)
     return known >= want ? known : reloadAvailable()
   }
 
   @inlinable @inline(__always)
   func reloadAvailable() -> Int {
-    if unsafe ring.value.fault != nil { return 0 }
     let index = unsafe ring.value.availIdx
     let distance = unsafe index.distance(from: ring.value.nextAvail)
     if unsafe distance > ring.value.size {
@@ -125,6 +125,5 @@ public struct Virtqueue: ~Copyable {
   @usableFromInline
   func stop(for fault: QueueFault) {
     unsafe ring.value.fault = fault
-    unsafe ring.value.availIndex = ring.value.nextAvail
   }
 }
