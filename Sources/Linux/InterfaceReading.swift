@@ -19,7 +19,7 @@ extension Interface {
     let ethtool = try EthtoolSocket()
     let (driver, bus) = ethtool.driver(of: name)
     return Interface(
-      name: name, index: link.index, isEthernet: link.type == Link.ethernet, isUp: link.isUp,
+      name: name, index: link.index, isEthernet: link.type == Link.ethernet, isUp: link.flags & Int(IFF_UP) != 0,
       mtu: link.mtu, hardwareAddress: link.address, driver: driver,
       receiveQueues: ethtool.receiveQueues(of: name, allocated: link.receiveQueues),
       stripsVLAN: ethtool.stripsVLAN(name), numaNode: numaNode(bus: bus),
@@ -143,7 +143,8 @@ struct Link {
   var name: String
   /// What it carries: `ethernet` or another ARPHRD number.
   var type: Int
-  var isUp: Bool
+  /// IFF_UP and others.
+  var flags: Int
   var mtu: Int
   var address: [UInt8]
   /// "veth", "bridge"; nil for hardware.
@@ -168,7 +169,7 @@ struct Link {
     let attributes = message.attributes(after: 16)
     type = message.body.load(2, bytes: 2)
     index = message.body.load(4)
-    isUp = message.body.load(8) & Int(IFF_UP) != 0
+    flags = message.body.load(8)
     name = attributes[Int(IFLA_IFNAME)]?.text ?? ""
     mtu = attributes[Int(IFLA_MTU)]?.load(0) ?? 0
     address = attributes[Int(IFLA_ADDRESS)] ?? []

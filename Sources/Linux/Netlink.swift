@@ -53,26 +53,39 @@ struct RouteSocket: ~Copyable {
         if errno == EINTR { continue }
         throw Errno.current
       }
-      var at = 0
-      while at + 16 <= count {
-        let length = answer.load(at, bytes: 4)
-        let type = answer.load(at + 4, bytes: 2)
-        guard length >= 16, at + length <= count else { throw Errno(EPROTO) }
-        if type == Int(NLMSG_DONE) { return messages }
-        if type == Int(NLMSG_ERROR) {
-          let code = Int32(truncatingIfNeeded: answer.load(at + 16, bytes: 4))
-          throw Errno(-code)
+      var failure: Errno?
+      var isDone = count == 0
+      NetlinkMessage.forEach(in: answer[..<count]) { type, body in
+        if type == Int(NLMSG_DONE) {
+          isDone = true
+        } else if type == Int(NLMSG_ERROR) {
+          failure = Errno(-CInt(truncatingIfNeeded: Array(body).load(0)))
+        } else if wanted(body) {
+          messages.append(NetlinkMessage(body: Array(body)))
         }
-        let body = answer[(at + 16)..<(at + length)]
-        if wanted(body) { messages.append(NetlinkMessage(body: Array(body))) }
-        at += (length + 3) & ~3
       }
-      if count == 0 { return messages }
+      if let failure { throw failure }
+      if isDone { return messages }
     }
   }
 }
 
 extension NetlinkMessage {
+  /// Calls `body` with the type and body of each message in a datagram.
+  static func forEach(
+    in datagram: ArraySlice<UInt8>, _ body: (_ type: Int, ArraySlice<UInt8>) -> Void
+  ) {
+    let bytes = Array(datagram)
+    var at = 0
+    while at + 16 <= bytes.count {
+      // nlmsghdr: length, type, flags, sequence, sender.
+      let length = bytes.load(at)
+      guard length >= 16, at + length <= bytes.count else { return }
+      body(bytes.load(at + 4, bytes: 2), bytes[(at + 16)..<(at + length)])
+      at += (length + 3) & ~3
+    }
+  }
+
   /// The attributes behind the first `header` bytes of the body, by number; of a repeated one the
   /// first.
   func attributes(after header: Int) -> [Int: [UInt8]] {
