@@ -20,7 +20,7 @@ struct MappedSocket: ~Copyable, @unchecked Sendable {
   }
 
   deinit {
-    for unsafemapping in unsafe mappings { unsafe munmap(mapping.base, mapping.length) }
+    unsafe mappings.forEach { unsafe munmap($0.base, $0.length) }
     close(descriptor)
   }
 

@@ -27,7 +27,7 @@ func architectureIncludePath() -> String? {
 /// Runs a program and returns its exit status; nil if it could not be started or was killed.
 func run(_ arguments: [String]) -> Int32? {
   let vector: [UnsafeMutablePointer<CChar>?] = unsafe arguments.map { unsafe strdup($0) } + [nil]
-  defer { for unsafeargument in unsafe vector { unsafe free(argument) } }
+  defer { unsafe vector.forEach { unsafe free($0) } }
   var pid = pid_t()
   guard unsafe posix_spawn(&pid, arguments[0], nil, nil, vector, environ) == 0 else { return nil }
   var status: Int32 = 0
