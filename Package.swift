@@ -65,7 +65,7 @@ var targets: [Target] = [
   .executableTarget(
     name: "vhost-user-xdp",
     dependencies: [
-      "VirtioNet", "VhostUser", "HostPort", "AFXDP", "Linux",
+      "VirtioNet", "VhostUser", "HostPort", "AFXDP", "Packet", "Linux", "CLinux",
       .product(name: "ArgumentParser", package: "swift-argument-parser"),
       .product(name: "Logging", package: "swift-log"),
       .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
@@ -97,6 +97,13 @@ var targets: [Target] = [
       "GuestDriver", "RuntimeCounters", "VhostUser", "Virtqueue", "HostPort", "Packet",
       "GuestMemory", "SharedRing", "Linux",
     ]),
+  .testTarget(
+    name: "DaemonTests",
+    dependencies: [
+      "vhost-user-xdp", "HostPort", "Packet", "Linux", "CLinux",
+      .product(name: "Logging", package: "swift-log"),
+    ],
+    swiftSettings: strict),
 ]
 
 if fuzzing {
