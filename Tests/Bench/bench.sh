@@ -7,7 +7,7 @@
 set -euo pipefail
 
 root=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/../..")
-readonly root name=vux-bench-$$
+readonly root bench_name=vux-bench-$$
 
 # shellcheck source=Tests/System/lab/netns.sh
 source "$root/Tests/System/lab/netns.sh"
@@ -26,10 +26,10 @@ main() {
     BACKEND=$root/.build/release/vhost-user-xdp
   fi
 
-  trap 'netns_remove "$name"' EXIT
+  trap 'netns_remove "$bench_name"' EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
-  netns_create "$name"
+  netns_create "$bench_name"
   # bench.py is the host at the far end: what arrives there is what counts.
   netns_far python3 "$root/Tests/Bench/bench.py" --backend="$BACKEND" --near="$NETNS_NEAR" "$@"
 }
