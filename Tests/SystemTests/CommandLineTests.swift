@@ -17,7 +17,8 @@ extension SystemTests {
       }
     }
 
-    @Test("SIGTERM and SIGINT end it in under a second with status 0", arguments: [SIGTERM, SIGINT])
+    @Test(
+      "SIGTERM and SIGINT end it in under a second with status 0", arguments: [SIGTERM, SIGINT])
     func termination(signal: Int32) throws {
       let idle = try wire.startDaemon()
       #expect(try secondsToEnd(idle, signal) < 1)

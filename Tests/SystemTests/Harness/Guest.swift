@@ -7,12 +7,13 @@ struct Guest {
   /// - Parameters:
   ///   - device: more properties of virtio-net-pci, each with a comma before it.
   ///   - queues: queue pairs, and as many CPUs.
-  ///   - append: more words for the kernel's command line.
-  init(on wire: Wire, device: String = "", queues: Int = 1, append: String = "") throws {
+  ///   - netboot: no kernel is given to QEMU: iPXE has to fetch it (`Wire.startBootServer`).
+  init(on wire: Wire, device: String = "", queues: Int = 1, netboot: Bool = false) throws {
     self.wire = wire
     try wire.shell(
       """
-      export MEMORY=384M QUEUES=\(queues) DEVICE_OPTIONS='\(device)' GUEST_APPEND='\(append)'
+      export MEMORY=384M QUEUES=\(queues) DEVICE_OPTIONS='\(device)'
+      GUEST_NETBOOT=\(netboot ? "yes" : "")
       guest_start
       """)
   }

@@ -17,10 +17,12 @@ final class Testpmd {
   ///   - device: more arguments of net_virtio_user, such as "mrg_rxbuf=0,packed_vq=0".
   ///   - options: more options of testpmd itself.
   init(
-    on wire: Wire, _ mode: String, device: String = "", options: [String] = [], socket: String? = nil
+    on wire: Wire, _ mode: String, device: String = "", options: [String] = [],
+    socket: String? = nil
   ) throws {
     let cpus = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
-    let vdev = ["net_virtio_user0", "path=\(socket ?? wire.socket)"] + (device.isEmpty ? [] : [device])
+    let vdev =
+      ["net_virtio_user0", "path=\(socket ?? wire.socket)"] + (device.isEmpty ? [] : [device])
     process = try wire.start(
       // Two lcores are the least: one forwards, one reads commands; the scheduler places both.
       [
