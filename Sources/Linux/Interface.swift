@@ -43,8 +43,8 @@ public struct Interface: Equatable, Sendable {
   public struct Peer: Equatable, Sendable {
     /// Nil if it is in a namespace that may not be looked into.
     public var name: String?
-    /// Whether it sends packets with the checksum not filled in; nil if it could not be asked,
-    /// which is so in another network namespace.
+    /// Whether it sends packets with the checksum not filled in; nil if it could not be asked: in
+    /// another network namespace that takes CAP_SYS_ADMIN.
     public var leavesChecksums: Bool?
     public var mtu: Int?
 

@@ -109,10 +109,11 @@ extension Interface {
   ) throws(Errno) -> Peer? {
     guard link.kind == "veth" else { return nil }
     if let namespace = link.linkNamespace {
-      // Its name and MTU can be had with enough privilege, its checksum setting cannot.
       let away = (try? Link.all(through: netlink, namespace: namespace)) ?? []
-      let found = away.first { $0.index == link.lower }
-      return Peer(name: found?.name, mtu: found?.mtu)
+      guard let found = away.first(where: { $0.index == link.lower }) else { return Peer() }
+      return Peer(
+        name: found.name,
+        leavesChecksums: Peer.defersChecksum(found.name, inNamespace: namespace), mtu: found.mtu)
     }
     guard let found = links.first(where: { $0.index == link.lower }) else { return Peer() }
     return Peer(

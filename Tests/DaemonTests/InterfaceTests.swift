@@ -57,6 +57,19 @@ struct InterfaceTests {
     #expect(veth?.peer?.leavesChecksums == false)
   }
 
+  @Test("a peer in another namespace is asked there", arguments: [true, false])
+  func distantPeer(leavesChecksums: Bool) throws {
+    let name = "dmn-\(getpid())-\(leavesChecksums)"
+    try run("ip netns add \(name)")
+    defer { try? run("ip netns del \(name)") }
+    let veth = try NetworkNamespace.run {
+      try run("ip link add dmn0 type veth peer name dmn1 netns \(name)")
+      try run("ip netns exec \(name) ethtool -K dmn1 tx \(leavesChecksums ? "on" : "off")")
+      return try Interface.read("dmn0")
+    }
+    #expect(veth?.peer == .init(name: "dmn1", leavesChecksums: leavesChecksums, mtu: 1500))
+  }
+
   @Test("addresses of both families and default routes are the host's use; link-local is not")
   func hostUse() throws {
     let uses = try NetworkNamespace.run {

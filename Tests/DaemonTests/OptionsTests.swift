@@ -56,7 +56,7 @@ struct OptionsTests {
       (["--interface=eth1"], "--socket-path=PATH or --fd=NUMBER"),
       (["--socket-path=s"], "--interface"),
       (["--socket-path=s", "--fd=3", "--interface=eth1"], "exclude each other"),
-      (["--socket-path=", "--interface=eth1"], "Missing value for '--socket-path),
+      (["--socket-path", "", "--interface=eth1"], "--socket-path is empty"),
       (["--fd=-1", "--interface=eth1"], "number of an open one"),
       (["--fd=x", "--interface=eth1"], "--fd"),
       (["--fd=3", "--client", "--interface=eth1"], "excludes --fd"),
