@@ -16,7 +16,8 @@ public struct HotState<Value: ~Copyable>: ~Copyable, @unchecked Sendable {
 
   public init(_ value: consuming Value) {
     let raw = UnsafeMutableRawPointer.allocate(
-      byteCount: max(MemoryLayout<Value>.size, 1), alignment: max(MemoryLayout<Value>.alignment, 64))
+      byteCount: max(MemoryLayout<Value>.size, 1), alignment: max(MemoryLayout<Value>.alignment, 64)
+    )
     unsafe pointer = raw.bindMemory(to: Value.self, capacity: 1)
     unsafe pointer.initialize(to: value)
   }

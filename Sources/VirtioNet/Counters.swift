@@ -1,0 +1,81 @@
+// What happened to every packet, per ring.  Each counter has one writer, the worker that runs the
+// ring, so adding is a load and a store; anybody may read.
+import Synchronization
+import Virtqueue
+
+/// Why a packet did not arrive.
+package enum DropReason: Int, CaseIterable {
+  /// Transmit: the descriptor chain is malformed (its head went back with length 0).
+  case malformedChain
+  /// Transmit: shorter than a virtio_net_hdr and an Ethernet header.
+  case tooShort
+  /// Transmit: longer than a frame of the port.
+  case tooLong
+  /// Transmit: asks for a checksum or segmentation that was not negotiated.
+  case badHeader
+  /// Transmit: the ring is disabled (SET_VRING_ENABLE 0).
+  case ringDisabled
+  /// Receive: the guest gave no buffers in time.
+  case noGuestBuffers
+  /// Receive: no buffer of the guest is large enough.
+  case tooLongForGuest
+  /// Receive: arrived while no guest was there to take it.
+  case noGuest
+
+  package var name: String {
+    switch self {
+    case .malformedChain: "malformed_chain"
+    case .tooShort: "too_short"
+    case .tooLong: "too_long"
+    case .badHeader: "bad_header"
+    case .ringDisabled: "ring_disabled"
+    case .noGuestBuffers: "no_guest_buffers"
+    case .tooLongForGuest: "too_long_for_guest"
+    case .noGuest: "no_guest"
+    }
+  }
+}
+
+/// A counter with a single writer.
+package struct Counter: ~Copyable, Sendable {
+  private let value = Atomic<UInt64>(0)
+
+  @inline(__always)
+  package func add(_ amount: Int) {
+    value.store(
+      value.load(ordering: .relaxed) &+ UInt64(truncatingIfNeeded: amount), ordering: .relaxed)
+  }
+
+  package var current: UInt64 { value.load(ordering: .relaxed) }
+}
+
+/// The counters of one ring; they outlive the connections that run it.
+package final class RingCounters: Sendable {
+  package init() {}
+
+  package let packets = Counter()
+  package let bytes = Counter()
+  package let calls = Counter()
+  /// Receive chains of the driver that were malformed, returned with length 0.
+  package let malformedBuffers = Counter()
+  private let drops: [8 of Counter] = [
+    Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), Counter(),
+  ]
+
+  @inline(__always)
+  package func drop(_ reason: DropReason, _ count: Int = 1) { drops[reason.rawValue].add(count) }
+
+  package func dropped(_ reason: DropReason) -> UInt64 { drops[reason.rawValue].current }
+
+  /// "packets 12, bytes 840, calls 3" and the drops that happened.
+  package var summary: String {
+    var parts = ["packets \(packets.current)", "bytes \(bytes.current)", "calls \(calls.current)"]
+    for reason in DropReason.allCases where dropped(reason) > 0 {
+      parts.append("dropped_\(reason.name) \(dropped(reason))")
+    }
+    if malformedBuffers.current > 0 {
+      parts.append("malformed_buffers \(malformedBuffers.current)")
+    }
+    return parts.joined(separator: ", ")
+  }
+}

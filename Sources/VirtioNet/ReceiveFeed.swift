@@ -1,0 +1,142 @@
+// A port queue on its worker, with the frames that came from it and wait for guest buffers.
+//
+// At most one batch waits.  While the guest gives no buffers the port queue is left alone, so the
+// worker can sleep instead of spinning on a readable socket; every `patience` the newest frames
+// replace the waiting ones, which are dropped and counted: a guest that comes back gets what is
+// happening now.
+package import HostPort
+import Linux
+import SharedRing
+
+package final class ReceiveFeed {
+  package let port: any HostPortQueue
+  private let state = HotState(State())
+
+  private struct State {
+    var isStalled = false
+    var isWatched = false
+    var idleSince: UInt64 = 0
+    var shedAt: UInt64 = 0
+  }
+
+  /// The target, or nothing.
+  private let targets = PinnedList<ReceivePath>()
+  private let held = FrameBatch()
+  private let spare = FrameBatch()
+  private let counters: RingCounters
+
+  /// How long frames wait for a guest without buffers, in milliseconds.
+  package static let patience: UInt64 = 100
+
+  /// - Parameter counters: of the receive ring of the port queue's own pair; they count frames
+  ///   that no ring took.
+  package init(_ port: any HostPortQueue, counters: RingCounters) {
+    self.port = port
+    self.counters = counters
+  }
+
+  /// Where frames go: the receive queue of the port's own pair, or of another one while that pair
+  /// is not used by the guest; nil while there is no guest.
+  package var target: ReceivePath? { targets.first { _ in true } }
+
+  /// The guest has too few buffers for the waiting frames.
+  package var isStalled: Bool { state.value.isStalled }
+
+  /// Registered for readiness in the worker's epoll set; the worker's business.
+  var isWatched: Bool {
+    get { state.value.isWatched }
+    set { state.value.isWatched = newValue }
+  }
+
+  /// Frames that were taken from the port and are with nobody else.
+  package var heldCount: Int { held.count }
+
+  /// Changes where frames go.  What arrived while nobody listened is stale and dropped, but a ring
+  /// that only stops to be configured anew loses nothing.
+  package func route(to path: ReceivePath?) {
+    let now = MonotonicClock.milliseconds
+    if target != nil && path == nil { state.value.idleSince = now }
+    if target == nil && path != nil && now &- state.value.idleSince > ReceiveFeed.patience {
+      drain(.noGuest)
+    }
+    _ = targets.remove { _ in true }
+    if let path { targets.append(path) }
+    state.value.isStalled = false
+    state.value.shedAt = now
+  }
+
+  /// Moves at most one batch to the guest.  Returns how many frames were done with.
+  @inline(__always)
+  package func turn() -> Int {
+    var moved = 0
+    targets.forEach { moved = move(to: $0) }
+    return moved
+  }
+
+  @inline(__always)
+  private func move(to target: ReceivePath) -> Int {
+    if held.count == 0 {
+      port.receive(into: held)
+      if held.count == 0 { return 0 }
+    }
+    let done = target.deliver(held)
+    target.publish()
+    if done == held.count {
+      // Before the call: the fill ring must not run dry while the guest is woken.
+      port.recycle(held)
+      state.value.isStalled = false
+    } else {
+      stall(after: done)
+    }
+    target.callIfNeeded()
+    return done
+  }
+
+  private func stall(after done: Int) {
+    if !isStalled {
+      state.value.isStalled = true
+      state.value.shedAt = MonotonicClock.milliseconds
+    }
+    guard done > 0 else { return }
+    for i in 0..<done { unsafe spare.append(held[i]) }
+    port.recycle(spare)
+    held.removeFirst(done)
+  }
+
+  /// Replaces waiting frames by newer ones when they have waited long enough.
+  package func shedIfDue() {
+    let now = MonotonicClock.milliseconds
+    guard isStalled, !port.isAlwaysReadable, now &- state.value.shedAt >= ReceiveFeed.patience
+    else { return }
+    state.value.shedAt = now
+    // Bounded: frames may arrive as fast as they are dropped.
+    for _ in 0..<64 {
+      port.receive(into: spare)
+      if spare.count == 0 { return }
+      counters.drop(.noGuestBuffers, held.count)
+      port.recycle(held)
+      for i in 0..<spare.count { unsafe held.append(spare[i]) }
+      spare.removeAll()
+    }
+  }
+
+  /// Gives the waiting frames back, before the port queue moves to another worker.
+  package func release() {
+    counters.drop(.noGuest, held.count)
+    port.recycle(held)
+    _ = targets.remove { _ in true }
+  }
+
+  /// Drops everything that waits, here and in the port.
+  private func drain(_ reason: DropReason) {
+    for _ in 0..<64 {
+      if held.count > 0 {
+        counters.drop(reason, held.count)
+        port.recycle(held)
+      }
+      if port.isAlwaysReadable { return }
+      port.receive(into: held)
+      if held.count == 0 { return }
+    }
+  }
+}

@@ -1,0 +1,264 @@
+// One thread of the data path: it owns a set of port queues and a set of virtqueues and moves
+// packets between them, in turns, until nothing moves; then it sleeps in epoll.
+//
+// The control plane reaches it by messages only.  A queue is started and stopped between two
+// turns, so stopping answers when nothing touches the guest's memory any more.
+//
+// Going to sleep is the delicate moment: kicks are wanted again, then every ring is looked at once
+// more (Notification.swift).  Kick descriptors are watched edge-triggered and never read: a system
+// call less per wake-up.
+package import HostPort
+package import Linux
+import SharedRing
+package import Virtqueue
+
+package enum WorkerMessage: Sendable {
+  /// The port queue is the one of the ring's own pair.
+  case startQueue(VirtqueueConfig, any HostPortQueue, RingCounters, Reply<QueueStart>)
+  case stopQueue(Int, Reply<VirtqueueIndices?>)
+  case adopt(any HostPortQueue, RingCounters)
+  case yield(Int, Reply<Bool>)
+  /// Frames of port queue `port` go to receive ring `ring`.
+  case route(port: Int, ring: Int?, Reply<Bool>)
+  case send([UInt8], port: Int)
+  case end
+}
+
+package enum QueueStart: Sendable {
+  case running
+  case refused(String)
+}
+
+package final class Worker {
+  private let mailbox: Mailbox<WorkerMessage>
+  private let log: @Sendable (String) -> Void
+  private let epoll: EpollSet
+
+  private let transmit = PinnedList<TransmitPath>()
+  private let receive = PinnedList<ReceivePath>()
+  private let feeds = PinnedList<ReceiveFeed>()
+  /// Kick descriptors by ring, as they are registered.
+  private var kicks: [Int: EventDescriptor] = [:]
+  /// Rings without a kick descriptor: they have to be looked at without being asked.
+  private var unkicked: Set<Int> = []
+  private var faultsReported: Set<Int> = []
+  private var isRunning = true
+
+  /// Empty turns before going to sleep: about 20 microseconds.  A blocked reader costs the sender
+  /// of each frame a wake-up, a spinning one nothing.
+  private static let spinTurns = 40
+
+  package init(mailbox: Mailbox<WorkerMessage>, log: @escaping @Sendable (String) -> Void) throws(Errno) {
+    self.mailbox = mailbox
+    self.log = log
+    epoll = try EpollSet()
+    try epoll.add(mailbox.wakeUp.raw, [.readable], tag: 0)
+  }
+
+  /// The thread's body: returns after `.end`.
+  package func run() {
+    var idleTurns = 0
+    var turns: UInt32 = 0
+    while isRunning {
+      if readMail() {
+        idleTurns = 0
+        continue
+      }
+      let moved = turn()
+      let pending = flush()
+      turns &+= 1
+      if turns & 1023 == 0 { shed() }
+      if moved > 0 {
+        idleTurns = 0
+      } else if idleTurns < Worker.spinTurns {
+        idleTurns += 1
+        for _ in 0..<8 { spinPause() }
+      } else {
+        reportFaults()
+        sleep(pending: pending)
+        idleTurns = 0
+      }
+    }
+  }
+
+  /// Does what the control plane asked for.  Returns whether it asked for anything.
+  package func readMail() -> Bool {
+    guard mailbox.hasMail else { return false }
+    mailbox.drain(handle)
+    return true
+  }
+
+  /// One batch for every queue.  Returns how much moved.
+  @inline(never)
+  package func turn() -> Int {
+    var moved = 0
+    feeds.forEach { moved &+= $0.turn() }
+    transmit.forEach { moved &+= $0.run() }
+    return moved
+  }
+
+  /// Returns whether frames still wait for the kernel to take them.
+  @inline(never)
+  package func flush() -> Bool {
+    var pending = false
+    feeds.forEach { if $0.port.flush() { pending = true } }
+    return pending
+  }
+
+  private func shed() {
+    feeds.forEach { $0.shedIfDue() }
+  }
+
+  // MARK: sleeping
+
+  private func sleep(pending: Bool) {
+    var again = false
+    var timeout: CInt = pending || !unkicked.isEmpty ? 1 : -1
+    transmit.forEach { path in
+      if path.isStarved {
+        timeout = 1
+      } else if path.queue.enableKicks() {
+        again = true
+      }
+    }
+    feeds.forEach { feed in
+      if feed.isStalled {
+        if let target = feed.target, target.queue.enableKicks(beyond: target.seenHeads) {
+          again = true
+        }
+        if timeout < 0 { timeout = CInt(ReceiveFeed.patience) }
+      } else if feed.port.isAlwaysReadable && feed.target != nil {
+        again = true
+      }
+      watch(feed, feed.target != nil && !feed.isStalled)
+    }
+    if !again && !mailbox.hasMail { epoll.wait(milliseconds: timeout) { _, _ in } }
+    transmit.forEach { $0.queue.disableKicks() }
+    feeds.forEach { feed in
+      guard feed.isStalled else { return }
+      feed.target?.queue.disableKicks()
+      feed.shedIfDue()
+    }
+  }
+
+  /// Watches a port queue, or loses interest in it: a socket that stays readable while nobody may
+  /// read it would keep the worker awake.
+  private func watch(_ feed: ReceiveFeed, _ wanted: Bool) {
+    guard wanted != feed.isWatched, let fd = feed.port.descriptor else { return }
+    do throws(Errno) {
+      try epoll.modify(fd, wanted ? [.readable, .edge] : .none, tag: 1)
+      feed.isWatched = wanted
+    } catch { log("port queue \(feed.port.index): epoll: \(error)") }
+  }
+
+  // MARK: messages
+
+  private func handle(_ message: WorkerMessage) {
+    switch message {
+    case .startQueue(let config, let port, let counters, let reply):
+      reply.fulfil(start(config, port, counters))
+    case .stopQueue(let ring, let reply):
+      reply.fulfil(stop(ring))
+    case .adopt(let port, let counters):
+      adopt(port, counters)
+    case .yield(let port, let reply):
+      yield(port)
+      reply.fulfil(true)
+    case .route(let port, let ring, let reply):
+      let path = ring.flatMap { ring in receive.first { $0.queue.index == ring } }
+      feeds.first(where: { $0.port.index == port })?.route(to: path)
+      reply.fulfil(true)
+    case .send(let bytes, let port):
+      send(bytes, port)
+    case .end:
+      isRunning = false
+    }
+  }
+
+  private func start(
+    _ config: VirtqueueConfig, _ port: any HostPortQueue, _ counters: RingCounters
+  ) -> QueueStart {
+    do throws(QueueFault) {
+      if config.index % 2 == 0 {
+        let path = try ReceivePath(config, counters: counters)
+        receive.append(path)
+        path.queue.disableKicks()
+        path.queue.signalCall()
+      } else {
+        let path = try TransmitPath(config, port: port, counters: counters)
+        transmit.append(path)
+        path.queue.disableKicks()
+        path.queue.signalCall()
+      }
+    } catch { return .refused("\(error)") }
+    if let kick = config.kick {
+      do throws(Errno) {
+        try epoll.add(kick.raw, [.readable, .edge], tag: 2)
+        kicks[config.index] = kick
+      } catch {
+        _ = stop(config.index)
+        return .refused("its kick descriptor cannot be watched: \(error)")
+      }
+    } else {
+      unkicked.insert(config.index)
+    }
+    return .running
+  }
+
+  private func stop(_ ring: Int) -> VirtqueueIndices? {
+    if let kick = kicks.removeValue(forKey: ring) { epoll.remove(kick.raw) }
+    unkicked.remove(ring)
+    faultsReported.remove(ring)
+    if let path = transmit.remove(where: { $0.queue.index == ring }) { return path.queue.indices }
+    guard let path = receive.remove(where: { $0.queue.index == ring }) else { return nil }
+    feeds.forEach { if $0.target === path { $0.route(to: nil) } }
+    return path.queue.indices
+  }
+
+  private func adopt(_ port: any HostPortQueue, _ counters: RingCounters) {
+    let feed = ReceiveFeed(port, counters: counters)
+    if let fd = port.descriptor {
+      do throws(Errno) {
+        try epoll.add(fd, .none, tag: 1)
+      } catch { log("port queue \(port.index): epoll: \(error)") }
+    }
+    feeds.append(feed)
+  }
+
+  private func yield(_ port: Int) {
+    guard let feed = feeds.remove(where: { $0.port.index == port }) else { return }
+    feed.release()
+    if let fd = feed.port.descriptor { epoll.remove(fd) }
+  }
+
+  private func send(_ bytes: [UInt8], _ port: Int) {
+    guard let feed = feeds.first(where: { $0.port.index == port }) else { return }
+    let batch = FrameBatch(capacity: 1)
+    feed.port.reserve(1, into: batch)
+    guard batch.count == 1, unsafe bytes.count <= Int(batch[0].length) else {
+      feed.port.transmit(batch, count: 0)
+      return
+    }
+    unsafe bytes.withUnsafeBytes {
+      unsafe batch[0].data.copyMemory(from: $0.baseAddress!, byteCount: $0.count)
+    }
+    unsafe batch[0].length = UInt32(bytes.count)
+    feed.port.transmit(batch, count: 1)
+  }
+
+  /// A ring that turned out impossible is reported once; it stays, dead, until it is stopped.
+  private func reportFaults() {
+    transmit.forEach { path in
+      report(path.queue.fault, path.queue.index) { path.queue.signalError() }
+    }
+    receive.forEach { path in
+      report(path.queue.fault, path.queue.index) { path.queue.signalError() }
+    }
+  }
+
+  private func report(_ fault: QueueFault?, _ ring: Int, _ signal: () -> Void) {
+    guard let fault, faultsReported.insert(ring).inserted else { return }
+    signal()
+    log("ring \(ring) stopped: \(fault); the guest's driver must reset the device")
+  }
+}

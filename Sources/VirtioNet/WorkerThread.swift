@@ -1,0 +1,25 @@
+// The control plane's end of a worker: its mailbox and its thread.
+import Linux
+
+final class WorkerThread {
+  private let mailbox: Mailbox<WorkerMessage>
+  private var thread: PinnedThread?
+
+  init(index: Int, cpu: Int?, log: @escaping @Sendable (String) -> Void) throws(Errno) {
+    let mailbox = try Mailbox<WorkerMessage>()
+    self.mailbox = mailbox
+    thread = try PinnedThread(name: "worker-\(index)", cpu: cpu) {
+      do throws(Errno) {
+        try Worker(mailbox: mailbox, log: log).run()
+      } catch { log("worker \(index) cannot start: epoll: \(error)") }
+    }
+  }
+
+  func post(_ message: WorkerMessage) { mailbox.post(message) }
+
+  /// Ends the thread and waits for it.
+  func end() {
+    mailbox.post(.end)
+    if let thread = thread.take() { thread.join() }
+  }
+}

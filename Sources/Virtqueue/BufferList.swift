@@ -1,0 +1,184 @@
+// The buffers of a descriptor chain, as runs of host memory.
+//
+// Device-readable and device-writable buffers are different types, so that a transmit path cannot
+// write into guest memory and a receive path cannot take a read-only buffer.  The runs were checked
+// against the region table when they were appended; what is *in* them may change at any time, so
+// nothing here hands out a Span: bytes are copied out and then looked at, or copied in.
+public import GuestMemory
+public import SharedRing
+import Glibc
+
+@safe @frozen @usableFromInline
+struct BufferList: ~Copyable {
+  @unsafe @frozen @usableFromInline
+  struct Cells {
+    @usableFromInline var runs: UnsafeMutablePointer<HostRange>
+    @usableFromInline var count: Int
+    @usableFromInline var capacity: Int
+    /// Bytes in all runs.
+    @usableFromInline var bytes: Int
+  }
+  @usableFromInline let cells: HotState<Cells>
+
+  init(capacity: Int) {
+    unsafe cells = HotState(
+      Cells(runs: .allocate(capacity: capacity), count: 0, capacity: capacity, bytes: 0))
+  }
+
+  deinit { unsafe cells.value.runs.deallocate() }
+
+  @usableFromInline @inline(__always)
+  var bytes: Int { unsafe cells.value.bytes }
+
+  @inlinable @inline(__always)
+  func removeAll() {
+    unsafe cells.value.count = 0
+    unsafe cells.value.bytes = 0
+  }
+
+  /// False if the list is full.
+  @inlinable @inline(__always)
+  func append(_ run: HostRange) -> Bool {
+    let count = unsafe cells.value.count
+    if unsafe count >= cells.value.capacity { return false }
+    unsafe cells.value.runs[count] = run
+    unsafe cells.value.count = count &+ 1
+    unsafe cells.value.bytes &+= run.length
+    return true
+  }
+}
+
+/// What the driver wants to transmit: buffers that only the driver may write.
+@frozen
+public struct DeviceReadableBuffers: ~Copyable {
+  @usableFromInline let list: BufferList
+
+  /// - Parameter capacity: most runs of memory; a chain with more is malformed.
+  public init(capacity: Int) { list = BufferList(capacity: capacity) }
+
+  /// Bytes in the chain.
+  @inlinable
+  public var byteCount: Int { @inline(__always) get { unsafe list.cells.value.bytes } }
+
+  /// The first `length` bytes (8 to 12) of the chain, which must hold as many, as little-endian
+  /// words; bytes beyond `length` are 0.  They are copied once: what the guest writes afterwards
+  /// changes nothing here.
+  @inlinable @inline(__always)
+  public func header(length: Int) -> (low: UInt64, high: UInt32) {
+    let first = unsafe list.cells.value.runs[0]
+    guard unsafe first.length >= 12 && length == 12 else { return scatteredHeader(length: length) }
+    return unsafe (first.base.relaxed64(0), first.base.relaxed32(8))
+  }
+
+  @usableFromInline
+  func scatteredHeader(length: Int) -> (low: UInt64, high: UInt32) {
+    var words: (UInt64, UInt32) = (0, 0)
+    unsafe withUnsafeMutableBytes(of: &words) {
+      unsafe copyRuns(from: 0, length: min(length, 12), to: $0.baseAddress!)
+    }
+    return (words.0, words.1)
+  }
+
+  /// Copies `length` bytes from byte `offset` of the chain to `destination`, wherever the chain
+  /// is cut.  The chain must hold `offset + length` bytes.
+  @inlinable @inline(__always)
+  public func copy(from offset: Int, length: Int, to destination: UnsafeMutableRawPointer) {
+    let first = unsafe list.cells.value.runs[0]
+    if unsafe offset &+ length <= first.length {
+      unsafe destination.copyMemory(from: first.base + offset, byteCount: length)
+    } else {
+      unsafe copyRuns(from: offset, length: length, to: destination)
+    }
+  }
+
+  @usableFromInline
+  func copyRuns(from offset: Int, length: Int, to destination: UnsafeMutableRawPointer) {
+    var skip = offset
+    var left = length
+    var target = unsafe destination
+    var i = 0
+    while left > 0 {
+      let run = unsafe list.cells.value.runs[i]
+      i &+= 1
+      if unsafe skip >= run.length {
+        unsafe skip &-= run.length
+        continue
+      }
+      let bytes = unsafe min(left, run.length &- skip)
+      unsafe target.copyMemory(from: run.base + skip, byteCount: bytes)
+      unsafe target += bytes
+      left &-= bytes
+      skip = 0
+    }
+  }
+}
+
+/// Where received bytes may go: buffers that only the device writes.
+@frozen
+public struct DeviceWritableBuffers: ~Copyable {
+  @usableFromInline let list: BufferList
+
+  /// - Parameter capacity: most runs of memory; a chain with more is malformed.
+  public init(capacity: Int) { list = BufferList(capacity: capacity) }
+
+  /// Bytes in all chains that were added since `removeAll`.
+  @inlinable
+  public var byteCount: Int { @inline(__always) get { unsafe list.cells.value.bytes } }
+
+  @inlinable @inline(__always)
+  public func removeAll() { list.removeAll() }
+
+  /// Writes the first `length` bytes (8 to 12) of the buffers, which must hold as many, from
+  /// little-endian words.
+  @inlinable @inline(__always)
+  public func writeHeader(low: UInt64, high: UInt32, length: Int) {
+    let first = unsafe list.cells.value.runs[0]
+    guard unsafe first.length >= 12 && length == 12 else {
+      scatterHeader(low: low, high: high, length: length)
+      return
+    }
+    unsafe first.base.storeBytes(of: low, as: UInt64.self)
+    unsafe first.base.storeBytes(of: high, toByteOffset: 8, as: UInt32.self)
+  }
+
+  @usableFromInline
+  func scatterHeader(low: UInt64, high: UInt32, length: Int) {
+    var words: (UInt64, UInt32) = (low, high)
+    unsafe withUnsafeBytes(of: &words) {
+      unsafe copyRuns($0.baseAddress!, length: min(length, 12), to: 0)
+    }
+  }
+
+  /// Copies `length` bytes to byte `offset` of the buffers, wherever they are cut.  The buffers
+  /// must hold `offset + length` bytes.
+  @inlinable @inline(__always)
+  public func copy(_ source: UnsafeRawPointer, length: Int, to offset: Int) {
+    let first = unsafe list.cells.value.runs[0]
+    if unsafe offset &+ length <= first.length {
+      unsafe (first.base + offset).copyMemory(from: source, byteCount: length)
+    } else {
+      unsafe copyRuns(source, length: length, to: offset)
+    }
+  }
+
+  @usableFromInline
+  func copyRuns(_ source: UnsafeRawPointer, length: Int, to offset: Int) {
+    var skip = offset
+    var left = length
+    var source = unsafe source
+    var i = 0
+    while left > 0 {
+      let run = unsafe list.cells.value.runs[i]
+      i &+= 1
+      if unsafe skip >= run.length {
+        unsafe skip &-= run.length
+        continue
+      }
+      let bytes = unsafe min(left, run.length &- skip)
+      unsafe (run.base + skip).copyMemory(from: source, byteCount: bytes)
+      unsafe source += bytes
+      left &-= bytes
+      skip = 0
+    }
+  }
+}
