@@ -86,7 +86,7 @@ var targets: [Target] = [
   tests("SharedRing", []),
   tests("Linux", ["CLinux"]),
   tests("Packet", []),
-  tests("GuestMemory", ["GuestDriver", "SharedRing", "Linux"]),
+  tests("GuestMemory", ["GuestDriver", "SharedRing", "Linux", "CLinux"]),
   tests("Virtqueue", ["GuestDriver", "RuntimeCounters", "GuestMemory", "SharedRing", "Linux"]),
   tests("VhostUser", ["GuestDriver", "Virtqueue", "GuestMemory", "Linux", "CLinux"]),
   tests("AFXDP", ["SharedRing", "Linux", "CLinux"]),
