@@ -72,6 +72,7 @@ step() {
       "$gates/hot-functions.sh" || status=1
       "$gates/unsafe-count.sh" || status=1
       "$gates/foundation.sh" || status=1
+      "$gates/documents.sh" || status=1
       return "$status"
       ;;
     unit-tests)
