@@ -65,7 +65,7 @@ var targets: [Target] = [
   .executableTarget(
     name: "vhost-user-xdp",
     dependencies: [
-      "VirtioNet", "VhostUser", "HostPort", "AFXDP", "Linux",
+      "VirtioNet", "VhostUser", "HostPort", "AFXDP", "Packet", "Linux", "CLinux",
       .product(name: "ArgumentParser", package: "swift-argument-parser"),
       .product(name: "Logging", package: "swift-log"),
       .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
@@ -82,20 +82,28 @@ var targets: [Target] = [
     ],
     path: "Tests/GuestDriver", swiftSettings: strict),
   .target(name: "RuntimeCounters", path: "Tests/RuntimeCounters"),
+  tests("RuntimeCounters", ["SharedRing", "Linux"]),
   tests("SharedRing", []),
   tests("Linux", ["CLinux"]),
   tests("Packet", []),
   tests("GuestMemory", ["GuestDriver", "SharedRing", "Linux"]),
-  tests("Virtqueue", ["GuestDriver", "GuestMemory", "SharedRing", "Linux"]),
+  tests("Virtqueue", ["GuestDriver", "RuntimeCounters", "GuestMemory", "SharedRing", "Linux"]),
   tests("VhostUser", ["GuestDriver", "Virtqueue", "GuestMemory", "Linux", "CLinux"]),
   tests("AFXDP", ["SharedRing", "Linux", "CLinux"]),
-  tests("HostPort", ["AFXDP", "SharedRing", "Linux", "CLinux"]),
+  tests("HostPort", ["AFXDP", "Packet", "SharedRing", "Linux", "CLinux", "CBPF"]),
   tests(
     "VirtioNet",
     [
       "GuestDriver", "RuntimeCounters", "VhostUser", "Virtqueue", "HostPort", "Packet",
       "GuestMemory", "SharedRing", "Linux",
     ]),
+  .testTarget(
+    name: "DaemonTests",
+    dependencies: [
+      "vhost-user-xdp", "HostPort", "Packet", "Linux", "CLinux",
+      .product(name: "Logging", package: "swift-log"),
+    ],
+    swiftSettings: strict),
 ]
 
 if fuzzing {

@@ -4,7 +4,7 @@ import Synchronization
 import Virtqueue
 
 /// Why a packet did not arrive.
-enum DropReason: Int, CaseIterable {
+package enum DropReason: Int, CaseIterable {
   /// Transmit: the descriptor chain is malformed (its head went back with length 0).
   case malformedChain
   /// Transmit: shorter than a virtio_net_hdr and an Ethernet header.
@@ -22,7 +22,7 @@ enum DropReason: Int, CaseIterable {
   /// Receive: arrived while no guest was there to take it.
   case noGuest
 
-  var name: String {
+  package var name: String {
     switch self {
     case .malformedChain: "malformed_chain"
     case .tooShort: "too_short"
@@ -37,36 +37,38 @@ enum DropReason: Int, CaseIterable {
 }
 
 /// A counter with a single writer.
-struct Counter: ~Copyable, Sendable {
+package struct Counter: ~Copyable, Sendable {
   private let value = Atomic<UInt64>(0)
 
   @inline(__always)
-  func add(_ amount: Int) {
+  package func add(_ amount: Int) {
     value.store(
       value.load(ordering: .relaxed) &+ UInt64(truncatingIfNeeded: amount), ordering: .relaxed)
   }
 
-  var current: UInt64 { value.load(ordering: .relaxed) }
+  package var current: UInt64 { value.load(ordering: .relaxed) }
 }
 
 /// The counters of one ring; they outlive the connections that run it.
-final class RingCounters: Sendable {
-  let packets = Counter()
-  let bytes = Counter()
-  let calls = Counter()
+package final class RingCounters: Sendable {
+  package init() {}
+
+  package let packets = Counter()
+  package let bytes = Counter()
+  package let calls = Counter()
   /// Receive chains of the driver that were malformed, returned with length 0.
-  let malformedBuffers = Counter()
+  package let malformedBuffers = Counter()
   private let drops: [8 of Counter] = [
     Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), Counter(),
   ]
 
   @inline(__always)
-  func drop(_ reason: DropReason, _ count: Int = 1) { drops[reason.rawValue].add(count) }
+  package func drop(_ reason: DropReason, _ count: Int = 1) { drops[reason.rawValue].add(count) }
 
-  func dropped(_ reason: DropReason) -> UInt64 { drops[reason.rawValue].current }
+  package func dropped(_ reason: DropReason) -> UInt64 { drops[reason.rawValue].current }
 
   /// "packets 12, bytes 840, calls 3" and the drops that happened.
-  var summary: String {
+  package var summary: String {
     var parts = ["packets \(packets.current)", "bytes \(bytes.current)", "calls \(calls.current)"]
     for reason in DropReason.allCases where dropped(reason) > 0 {
       parts.append("dropped_\(reason.name) \(dropped(reason))")

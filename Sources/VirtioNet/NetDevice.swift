@@ -104,7 +104,9 @@ public final class NetDevice: Device {
     // A transmit ring needs its port queue beside it before it starts; a receive ring must run
     // before frames are sent its way.
     if ring % 2 == 1 { placePortQueues() }
-    let started: QueueStart? = ask(home(of: ring)) { .startQueue(config, counters[ring], $0) }
+    let started: QueueStart? = ask(home(of: ring)) {
+      .startQueue(config, queues[ring / 2], counters[ring], $0)
+    }
     if case .refused(let reason)? = started {
       runningRings.remove(ring)
       enabledRings.remove(ring)

@@ -4,42 +4,43 @@
 // worker can sleep instead of spinning on a readable socket; every `patience` the newest frames
 // replace the waiting ones, which are dropped and counted: a guest that comes back gets what is
 // happening now.
-import HostPort
+package import HostPort
 import Linux
 import SharedRing
 
-final class ReceiveFeed {
-  let port: any HostPortQueue
+package final class ReceiveFeed {
+  package let port: any HostPortQueue
   private let state = HotState(State())
 
   private struct State {
-    var target: ReceivePath?
     var isStalled = false
     var isWatched = false
     var idleSince: UInt64 = 0
     var shedAt: UInt64 = 0
   }
 
+  /// The target, or nothing.
+  private let targets = PinnedList<ReceivePath>()
   private let held = FrameBatch()
   private let spare = FrameBatch()
   private let counters: RingCounters
 
   /// How long frames wait for a guest without buffers, in milliseconds.
-  static let patience: UInt64 = 100
+  package static let patience: UInt64 = 100
 
   /// - Parameter counters: of the receive ring of the port queue's own pair; they count frames
   ///   that no ring took.
-  init(_ port: any HostPortQueue, counters: RingCounters) {
+  package init(_ port: any HostPortQueue, counters: RingCounters) {
     self.port = port
     self.counters = counters
   }
 
   /// Where frames go: the receive queue of the port's own pair, or of another one while that pair
   /// is not used by the guest; nil while there is no guest.
-  var target: ReceivePath? { state.value.target }
+  package var target: ReceivePath? { targets.first { _ in true } }
 
   /// The guest has too few buffers for the waiting frames.
-  var isStalled: Bool { state.value.isStalled }
+  package var isStalled: Bool { state.value.isStalled }
 
   /// Registered for readiness in the worker's epoll set; the worker's business.
   var isWatched: Bool {
@@ -48,25 +49,32 @@ final class ReceiveFeed {
   }
 
   /// Frames that were taken from the port and are with nobody else.
-  var heldCount: Int { held.count }
+  package var heldCount: Int { held.count }
 
   /// Changes where frames go.  What arrived while nobody listened is stale and dropped, but a ring
   /// that only stops to be configured anew loses nothing.
-  func route(to path: ReceivePath?) {
+  package func route(to path: ReceivePath?) {
     let now = MonotonicClock.milliseconds
     if target != nil && path == nil { state.value.idleSince = now }
     if target == nil && path != nil && now &- state.value.idleSince > ReceiveFeed.patience {
       drain(.noGuest)
     }
-    state.value.target = path
+    _ = targets.remove { _ in true }
+    if let path { targets.append(path) }
     state.value.isStalled = false
     state.value.shedAt = now
   }
 
   /// Moves at most one batch to the guest.  Returns how many frames were done with.
   @inline(__always)
-  func turn() -> Int {
-    guard let target else { return 0 }
+  package func turn() -> Int {
+    var moved = 0
+    targets.forEach { moved = move(to: $0) }
+    return moved
+  }
+
+  @inline(__always)
+  private func move(to target: ReceivePath) -> Int {
     if held.count == 0 {
       port.receive(into: held)
       if held.count == 0 { return 0 }
@@ -96,7 +104,7 @@ final class ReceiveFeed {
   }
 
   /// Replaces waiting frames by newer ones when they have waited long enough.
-  func shedIfDue() {
+  package func shedIfDue() {
     let now = MonotonicClock.milliseconds
     guard isStalled, !port.isAlwaysReadable, now &- state.value.shedAt >= ReceiveFeed.patience
     else { return }
@@ -113,10 +121,10 @@ final class ReceiveFeed {
   }
 
   /// Gives the waiting frames back, before the port queue moves to another worker.
-  func release() {
+  package func release() {
     counters.drop(.noGuest, held.count)
     port.recycle(held)
-    state.value.target = nil
+    _ = targets.remove { _ in true }
   }
 
   /// Drops everything that waits, here and in the port.

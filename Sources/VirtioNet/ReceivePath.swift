@@ -8,17 +8,17 @@
 // Hostile: the chains.  A malformed one goes back with length 0, together with the chains before
 // it that the packet would have used, since heads go back in order; the packet waits for the next
 // turn, so that a driver that offers nothing else cannot keep this worker here.
-import HostPort
+package import HostPort
 import Packet
 import SharedRing
-import Virtqueue
+package import Virtqueue
 
-final class ReceivePath {
-  let queue: Virtqueue
+package final class ReceivePath {
+  package let queue: Virtqueue
   let isEnabled: Bool
   private let headerLength: Int
   private let mergeable: Bool
-  let counters: RingCounters
+  package let counters: RingCounters
   private let buffers: DeviceWritableBuffers
   /// The chains of the packet at hand, and how many bytes they hold up to and including each.
   private let heads: FixedBuffer<UInt16>
@@ -31,7 +31,7 @@ final class ReceivePath {
     case noBuffers
   }
 
-  init(_ config: VirtqueueConfig, counters: RingCounters) throws(QueueFault) {
+  package init(_ config: VirtqueueConfig, counters: RingCounters) throws(QueueFault) {
     queue = try Virtqueue(activating: config)
     isEnabled = config.isEnabled
     headerLength = VirtioNetHeader.length(for: config.features)
@@ -44,12 +44,12 @@ final class ReceivePath {
 
   /// How many heads waited when `deliver` last found too few buffers: a kick is wanted only for
   /// more than those.
-  var seenHeads: Int { seen.value }
+  package var seenHeads: Int { seen.value }
 
   /// Puts frames into the guest's buffers, in order, until all are done or no buffers are left.
   /// Returns how many frames are done with, delivered or dropped; the guest does not see them
   /// before `publish`.
-  func deliver(_ batch: borrowing FrameBatch) -> Int {
+  package func deliver(_ batch: borrowing FrameBatch) -> Int {
     var done = 0
     var delivered = 0
     var bytes = 0
@@ -71,10 +71,10 @@ final class ReceivePath {
   }
 
   /// Makes what `deliver` did visible to the guest.
-  func publish() { queue.publish() }
+  package func publish() { queue.publish() }
 
   /// Interrupts the guest if it wants that.
-  func callIfNeeded() { if queue.callIfNeeded() { counters.calls.add(1) } }
+  package func callIfNeeded() { if queue.callIfNeeded() { counters.calls.add(1) } }
 
   @inline(__always)
   private func place(_ frame: Frame) -> Placement {

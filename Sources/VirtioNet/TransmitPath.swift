@@ -7,30 +7,31 @@
 // guest's ring fills up: that is the back-pressure.
 //
 // Hostile: the chain and the header.  A bad one costs that packet (virtio 1.3, 5.1.6.2).
-import HostPort
-import Packet
+package import HostPort
+package import Packet
 import SharedRing
-import Virtqueue
+package import Virtqueue
 
-final class TransmitPath {
-  let queue: Virtqueue
+package final class TransmitPath {
+  package let queue: Virtqueue
   let isEnabled: Bool
   private let headerLength: Int
-  private let port: (any HostPortQueue)?
+  private let port: any HostPortQueue
   private let counters: RingCounters
   private let buffers: DeviceReadableBuffers
   private let batch: FrameBatch
   private let starved = HotState(false)
 
   /// Shortest frame that is one: an Ethernet header.
-  static let shortestFrame = 14
+  package static let shortestFrame = 14
 
-  /// - Parameter port: where frames go; nil only for a disabled ring, which discards.
-  init(_ config: VirtqueueConfig, port: (any HostPortQueue)?, counters: RingCounters)
+  /// - Parameter port: where frames go; it must belong to the same worker if the ring is enabled,
+  ///   and is not touched if it is not.
+  package init(_ config: VirtqueueConfig, port: any HostPortQueue, counters: RingCounters)
     throws(QueueFault)
   {
     queue = try Virtqueue(activating: config)
-    isEnabled = config.isEnabled && port != nil
+    isEnabled = config.isEnabled
     headerLength = VirtioNetHeader.length(for: config.features)
     self.port = port
     self.counters = counters
@@ -39,16 +40,16 @@ final class TransmitPath {
   }
 
   /// Heads wait for frames: the port must be asked again although the driver will not kick.
-  var isStarved: Bool { starved.value }
+  package var isStarved: Bool { starved.value }
 
   /// Moves at most one batch of packets.  Returns how many heads went back.
-  func run() -> Int {
+  package func run() -> Int {
     let waiting = queue.availableHeads(batch.capacity)
     if waiting == 0 {
       starved.value = false
       return 0
     }
-    guard isEnabled, let port else { return discard(min(waiting, batch.capacity)) }
+    guard isEnabled else { return discard(min(waiting, batch.capacity)) }
 
     port.reserve(min(waiting, batch.capacity), into: batch)
     let frames = batch.count
@@ -124,7 +125,7 @@ final class TransmitPath {
 
 extension VirtioNetHeader {
   /// Bytes of the header on a virtqueue with these features (virtio 1.3, 5.1.6.1).
-  static func length(for features: VirtioFeatures) -> Int {
+  package static func length(for features: VirtioFeatures) -> Int {
     features.contains(.version1) || features.contains(.mrgRxbuf) ? modernLength : legacyLength
   }
 }

@@ -7,13 +7,14 @@
 // Going to sleep is the delicate moment: kicks are wanted again, then every ring is looked at once
 // more (Notification.swift).  Kick descriptors are watched edge-triggered and never read: a system
 // call less per wake-up.
-import HostPort
-import Linux
+package import HostPort
+package import Linux
 import SharedRing
-import Virtqueue
+package import Virtqueue
 
-enum WorkerMessage: Sendable {
-  case startQueue(VirtqueueConfig, RingCounters, Reply<QueueStart>)
+package enum WorkerMessage: Sendable {
+  /// The port queue is the one of the ring's own pair.
+  case startQueue(VirtqueueConfig, any HostPortQueue, RingCounters, Reply<QueueStart>)
   case stopQueue(Int, Reply<VirtqueueIndices?>)
   case adopt(any HostPortQueue, RingCounters)
   case yield(Int, Reply<Bool>)
@@ -23,17 +24,19 @@ enum WorkerMessage: Sendable {
   case end
 }
 
-enum QueueStart: Sendable {
+package enum QueueStart: Sendable {
   case running
   case refused(String)
 }
 
-final class Worker {
+package final class Worker {
   private let mailbox: Mailbox<WorkerMessage>
   private let log: @Sendable (String) -> Void
   private let epoll: EpollSet
 
-  private let owned = HotState(Owned())
+  private let transmit = PinnedList<TransmitPath>()
+  private let receive = PinnedList<ReceivePath>()
+  private let feeds = PinnedList<ReceiveFeed>()
   /// Kick descriptors by ring, as they are registered.
   private var kicks: [Int: EventDescriptor] = [:]
   /// Rings without a kick descriptor: they have to be looked at without being asked.
@@ -41,17 +44,11 @@ final class Worker {
   private var faultsReported: Set<Int> = []
   private var isRunning = true
 
-  private struct Owned {
-    var transmit: [TransmitPath] = []
-    var receive: [ReceivePath] = []
-    var feeds: [ReceiveFeed] = []
-  }
-
   /// Empty turns before going to sleep: about 20 microseconds.  A blocked reader costs the sender
   /// of each frame a wake-up, a spinning one nothing.
   private static let spinTurns = 40
 
-  init(mailbox: Mailbox<WorkerMessage>, log: @escaping @Sendable (String) -> Void) throws(Errno) {
+  package init(mailbox: Mailbox<WorkerMessage>, log: @escaping @Sendable (String) -> Void) throws(Errno) {
     self.mailbox = mailbox
     self.log = log
     epoll = try EpollSet()
@@ -59,12 +56,11 @@ final class Worker {
   }
 
   /// The thread's body: returns after `.end`.
-  func run() {
+  package func run() {
     var idleTurns = 0
     var turns: UInt32 = 0
     while isRunning {
-      if mailbox.hasMail {
-        mailbox.drain(handle)
+      if readMail() {
         idleTurns = 0
         continue
       }
@@ -85,25 +81,32 @@ final class Worker {
     }
   }
 
+  /// Does what the control plane asked for.  Returns whether it asked for anything.
+  package func readMail() -> Bool {
+    guard mailbox.hasMail else { return false }
+    mailbox.drain(handle)
+    return true
+  }
+
   /// One batch for every queue.  Returns how much moved.
   @inline(never)
-  func turn() -> Int {
+  package func turn() -> Int {
     var moved = 0
-    for i in 0..<owned.value.feeds.count { moved &+= owned.value.feeds[i].turn() }
-    for i in 0..<owned.value.transmit.count { moved &+= owned.value.transmit[i].run() }
+    feeds.forEach { moved &+= $0.turn() }
+    transmit.forEach { moved &+= $0.run() }
     return moved
   }
 
   /// Returns whether frames still wait for the kernel to take them.
   @inline(never)
-  func flush() -> Bool {
+  package func flush() -> Bool {
     var pending = false
-    for i in 0..<owned.value.feeds.count where owned.value.feeds[i].port.flush() { pending = true }
+    feeds.forEach { if $0.port.flush() { pending = true } }
     return pending
   }
 
   private func shed() {
-    for feed in owned.value.feeds { feed.shedIfDue() }
+    feeds.forEach { $0.shedIfDue() }
   }
 
   // MARK: sleeping
@@ -111,14 +114,14 @@ final class Worker {
   private func sleep(pending: Bool) {
     var again = false
     var timeout: CInt = pending || !unkicked.isEmpty ? 1 : -1
-    for path in owned.value.transmit {
+    transmit.forEach { path in
       if path.isStarved {
         timeout = 1
       } else if path.queue.enableKicks() {
         again = true
       }
     }
-    for feed in owned.value.feeds {
+    feeds.forEach { feed in
       if feed.isStalled {
         if let target = feed.target, target.queue.enableKicks(beyond: target.seenHeads) {
           again = true
@@ -130,8 +133,9 @@ final class Worker {
       watch(feed, feed.target != nil && !feed.isStalled)
     }
     if !again && !mailbox.hasMail { epoll.wait(milliseconds: timeout) { _, _ in } }
-    for path in owned.value.transmit { path.queue.disableKicks() }
-    for feed in owned.value.feeds where feed.isStalled {
+    transmit.forEach { $0.queue.disableKicks() }
+    feeds.forEach { feed in
+      guard feed.isStalled else { return }
       feed.target?.queue.disableKicks()
       feed.shedIfDue()
     }
@@ -151,8 +155,8 @@ final class Worker {
 
   private func handle(_ message: WorkerMessage) {
     switch message {
-    case .startQueue(let config, let counters, let reply):
-      reply.fulfil(start(config, counters))
+    case .startQueue(let config, let port, let counters, let reply):
+      reply.fulfil(start(config, port, counters))
     case .stopQueue(let ring, let reply):
       reply.fulfil(stop(ring))
     case .adopt(let port, let counters):
@@ -161,8 +165,8 @@ final class Worker {
       yield(port)
       reply.fulfil(true)
     case .route(let port, let ring, let reply):
-      let path = ring.flatMap { ring in owned.value.receive.first { $0.queue.index == ring } }
-      owned.value.feeds.first { $0.port.index == port }?.route(to: path)
+      let path = ring.flatMap { ring in receive.first { $0.queue.index == ring } }
+      feeds.first(where: { $0.port.index == port })?.route(to: path)
       reply.fulfil(true)
     case .send(let bytes, let port):
       send(bytes, port)
@@ -171,17 +175,18 @@ final class Worker {
     }
   }
 
-  private func start(_ config: VirtqueueConfig, _ counters: RingCounters) -> QueueStart {
+  private func start(
+    _ config: VirtqueueConfig, _ port: any HostPortQueue, _ counters: RingCounters
+  ) -> QueueStart {
     do throws(QueueFault) {
       if config.index % 2 == 0 {
         let path = try ReceivePath(config, counters: counters)
-        owned.value.receive.append(path)
+        receive.append(path)
         path.queue.disableKicks()
         path.queue.signalCall()
       } else {
-        let port = owned.value.feeds.first { $0.port.index == config.index / 2 }?.port
         let path = try TransmitPath(config, port: port, counters: counters)
-        owned.value.transmit.append(path)
+        transmit.append(path)
         path.queue.disableKicks()
         path.queue.signalCall()
       }
@@ -204,14 +209,9 @@ final class Worker {
     if let kick = kicks.removeValue(forKey: ring) { epoll.remove(kick.raw) }
     unkicked.remove(ring)
     faultsReported.remove(ring)
-    if let i = owned.value.transmit.firstIndex(where: { $0.queue.index == ring }) {
-      return owned.value.transmit.remove(at: i).queue.indices
-    }
-    guard let i = owned.value.receive.firstIndex(where: { $0.queue.index == ring }) else {
-      return nil
-    }
-    let path = owned.value.receive.remove(at: i)
-    for feed in owned.value.feeds where feed.target === path { feed.route(to: nil) }
+    if let path = transmit.remove(where: { $0.queue.index == ring }) { return path.queue.indices }
+    guard let path = receive.remove(where: { $0.queue.index == ring }) else { return nil }
+    feeds.forEach { if $0.target === path { $0.route(to: nil) } }
     return path.queue.indices
   }
 
@@ -222,18 +222,17 @@ final class Worker {
         try epoll.add(fd, .none, tag: 1)
       } catch { log("port queue \(port.index): epoll: \(error)") }
     }
-    owned.value.feeds.append(feed)
+    feeds.append(feed)
   }
 
   private func yield(_ port: Int) {
-    guard let i = owned.value.feeds.firstIndex(where: { $0.port.index == port }) else { return }
-    let feed = owned.value.feeds.remove(at: i)
+    guard let feed = feeds.remove(where: { $0.port.index == port }) else { return }
     feed.release()
     if let fd = feed.port.descriptor { epoll.remove(fd) }
   }
 
   private func send(_ bytes: [UInt8], _ port: Int) {
-    guard let feed = owned.value.feeds.first(where: { $0.port.index == port }) else { return }
+    guard let feed = feeds.first(where: { $0.port.index == port }) else { return }
     let batch = FrameBatch(capacity: 1)
     feed.port.reserve(1, into: batch)
     guard batch.count == 1, unsafe bytes.count <= Int(batch[0].length) else {
@@ -249,10 +248,10 @@ final class Worker {
 
   /// A ring that turned out impossible is reported once; it stays, dead, until it is stopped.
   private func reportFaults() {
-    for path in owned.value.transmit {
+    transmit.forEach { path in
       report(path.queue.fault, path.queue.index) { path.queue.signalError() }
     }
-    for path in owned.value.receive {
+    receive.forEach { path in
       report(path.queue.fault, path.queue.index) { path.queue.signalError() }
     }
   }

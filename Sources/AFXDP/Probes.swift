@@ -1,0 +1,46 @@
+// What driver and kernel do with a frame, as far as it can be told without sending one.
+import CLinux
+import Glibc
+
+/// The name of the driver of an interface (ETHTOOL_GDRVINFO); nil if it does not tell.
+public func driverName(of interface: String) -> String? {
+  let any = socket(AF_INET, CInt(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+  guard any >= 0 else { return nil }
+  defer { close(any) }
+  // struct ethtool_drvinfo: cmd, driver[32], … (196 bytes); struct ifreq: name[16], pointer.
+  return unsafe withUnsafeTemporaryAllocation(byteCount: 256 + 40, alignment: 8) { memory in
+    unsafe memset(memory.baseAddress!, 0, memory.count)
+    let information = memory.baseAddress!
+    let request = unsafe information + 256
+    unsafe information.storeBytes(of: 3, as: UInt32.self)
+    for (i, byte) in interface.utf8.prefix(15).enumerated() {
+      unsafe request.storeBytes(of: byte, toByteOffset: i, as: UInt8.self)
+    }
+    unsafe request.storeBytes(of: UInt(bitPattern: information), toByteOffset: 16, as: UInt.self)
+    // SIOCETHTOOL
+    guard unsafe clinux_ioctl(any, 0x8946, request) == 0 else { return nil }
+    let name = unsafe String(cString: (information + 4).assumingMemoryBound(to: CChar.self))
+    return name.isEmpty ? nil : name
+  }
+}
+
+/// How a transmitted frame leaves the UMEM.
+public enum TransmitPath: String, Sendable {
+  /// The NIC reads the UMEM.
+  case zeroCopy = "the NIC reads frame memory"
+  /// The kernel builds the packet from UMEM pages, with no linear copy (IFF_TX_SKB_NO_LINEAR).
+  case pages = "packets are built from frame memory pages, no linear copy"
+  /// The kernel copies the frame into a linear packet of its own.
+  case linear = "the kernel copies each frame into a linear packet"
+
+  /// - Parameter driver: as `driverName(of:)` gives it.
+  init(zeroCopy: Bool, driver: String?) {
+    // The kernel does not show the flag to user space; virtio_net is the only driver in the tree
+    // that sets it.
+    self = zeroCopy ? .zeroCopy : driver == "virtio_net" ? .pages : .linear
+  }
+}
+
+/// The largest MTU of a veth's peer with which veth takes a native program without fragments: a
+/// page, less headroom, Ethernet header and the kernel's `skb_shared_info`.
+let largestPeerMTU = 4096 - FrameGeometry.kernelHeadroom - 14 - 320

@@ -1,0 +1,114 @@
+// The embedded object, loaded into the kernel by libbpf.
+//
+// libbpf prints to stderr what it has to say; here it is collected, and becomes part of the error.
+import CBPF
+import Glibc
+import Linux
+import Synchronization
+
+/// The maps of the loaded program.
+struct ProgramMaps: ~Copyable, Sendable {
+  /// NIC queue (UInt32) -> AF_XDP socket descriptor.
+  let sockets: OwnedDescriptor
+  /// Ethernet address (6 bytes) -> 1.
+  let addresses: OwnedDescriptor
+}
+
+/// The loaded program; it may go once the program is attached and the maps are duplicated.
+@safe
+struct ProgramObject: ~Copyable {
+  private let object: OpaquePointer
+  /// The program's descriptor; valid while this lives.
+  let program: CInt
+
+  init(steering: Steering, queues: Int, interface: XDPInterface) throws(XDPProgramError) {
+    var dedicated: UInt32 = steering == .dedicated ? 1 : 0
+    let result: Result<(OpaquePointer, CInt), XDPProgramError> =
+      unsafe LibraryLog.collect { log in
+        var options = unsafe bpf_object_open_opts()
+        unsafe options.sz = MemoryLayout<bpf_object_open_opts>.size
+        let opened = unsafe "steer".withCString { name in
+          unsafe options.object_name = unsafe name
+          return unsafe BPFObject.steer.withUnsafeBytes { bytes in
+            unsafe bpf_object__open_mem(bytes.baseAddress, bytes.count, &options)
+          }
+        }
+        guard let opened = unsafe opened else {
+          return unsafe .failure(
+            XDPProgramError("libbpf cannot read the XDP program: \(Errno.current)\(log())"))
+        }
+        let sockets = unsafe bpf_object__find_map_by_name(opened, "sockets")
+        let constants = unsafe bpf_object__find_map_by_name(opened, ".rodata")
+        var error: CInt = -ENOENT
+        if let sockets = unsafe sockets, let constants = unsafe constants {
+          error = unsafe bpf_map__set_max_entries(sockets, UInt32(max(queues, 1)))
+          if error == 0 {
+            error = unsafe bpf_map__set_initial_value(constants, &dedicated, 4)
+          }
+          if error == 0 { error = unsafe bpf_object__load(opened) }
+        }
+        let program = unsafe bpf_object__find_program_by_name(opened, AttachedProgram.ownName)
+        guard error == 0, let program = unsafe program else {
+          let remedy =
+            error == -EPERM ? ": run as root or give CAP_BPF and CAP_NET_ADMIN" : ""
+          unsafe bpf_object__close(opened)
+          return unsafe .failure(
+            XDPProgramError(
+              "cannot load the XDP program for \(interface.name): \(Errno(-error))\(remedy)\(log())"
+            ))
+        }
+        return unsafe .success((opened, bpf_program__fd(program)))
+      }
+    unsafe (object, program) = try unsafe result.get()
+  }
+
+  deinit { unsafe bpf_object__close(object) }
+
+  /// Descriptors of the maps that outlive the object.
+  func maps() throws(XDPProgramError) -> ProgramMaps {
+    do {
+      return ProgramMaps(sockets: try map("sockets"), addresses: try map("guest_macs"))
+    } catch {
+      throw XDPProgramError("cannot keep the maps of the XDP program open: \(error)")
+    }
+  }
+
+  private func map(_ name: String) throws(Errno) -> OwnedDescriptor {
+    let raw = unsafe bpf_object__find_map_fd_by_name(object, name)
+    guard raw >= 0 else { throw Errno(-raw) }
+    return OwnedDescriptor(adopting: try checkedCall { fcntl(raw, F_DUPFD_CLOEXEC, 0) })
+  }
+}
+
+/// What libbpf said; its print function is global to the process.
+private enum LibraryLog {
+  private static let turn = Mutex<Void>(())
+  private static let said = Mutex<String>("")
+
+  /// Runs `body` while nobody else uses libbpf's log.  `log` gives what was said so far, ready to
+  /// be appended to an error.
+  static func collect<Value>(_ body: (_ log: () -> String) -> Value) -> Value {
+    turn.withLock { _ in
+      said.withLock { $0 = "" }
+      let former = unsafe libbpf_set_print { level, format, arguments in
+        // Optional on some architectures only, as va_list is a pointer or a struct.
+        let arguments: CVaListPointer? = unsafe arguments
+        guard level != LIBBPF_DEBUG, let format = unsafe format,
+          let arguments = unsafe arguments
+        else { return 0 }
+        var line = [CChar](repeating: 0, count: 1024)
+        let length = unsafe vsnprintf(&line, line.count, format, arguments)
+        let text = line.prefix(max(0, min(Int(length), line.count - 1)))
+        LibraryLog.said.withLock {
+          $0 += String(decoding: text.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        }
+        return length
+      }
+      defer { _ = unsafe libbpf_set_print(former) }
+      return body {
+        let lines = said.withLock { $0 }.split(separator: "\n").suffix(8)
+        return lines.isEmpty ? "" : " (" + lines.joined(separator: "; ") + ")"
+      }
+    }
+  }
+}

@@ -1,0 +1,99 @@
+// A network interface, through AF_XDP: one socket per NIC queue, fed by the steering program.
+public import AFXDP
+public import Packet
+
+/// What an `XDPPort` is made from.
+public struct XDPPortOptions: Sendable {
+  /// Frames that the data path may hold back without the fill ring running low.
+  static let heldFrames = 256
+
+  public var interface: XDPInterface
+  /// The interface's, in bytes.
+  public var mtu: Int
+  /// Sockets are opened on the NIC queues 0 ..< queueCount.
+  public var queueCount: Int
+  /// The NUMA node of the NIC; nil if it has none.
+  public var numaNode: Int?
+  public var xdpMode: XDPModeChoice = .auto
+  public var copyMode: CopyModeChoice = .auto
+  /// The guest's addresses; empty: the interface is dedicated to the guest.
+  public var addresses: [MACAddress] = []
+  public var rings = XDPRingSizes()
+
+  public init(interface: XDPInterface, mtu: Int, queueCount: Int = 1, numaNode: Int? = nil) {
+    self.interface = interface
+    self.mtu = mtu
+    self.queueCount = queueCount
+    self.numaNode = numaNode
+  }
+}
+
+/// A host interface.  The program is attached while the port or one of its queues lives.
+public final class XDPPort: HostPort {
+  public let name: String
+  public let capabilities: PortCapabilities
+  /// What the operator should know, one line each: why not native XDP, frames that do not fit.
+  public let notes: [String]
+  private let options: XDPPortOptions
+  private let geometry: FrameGeometry
+  private let program: XDPProgram
+
+  /// Attaches the steering program; no socket is open yet, so the kernel still gets every frame.
+  public init(_ options: XDPPortOptions) throws(PortError) {
+    let name = options.interface.name
+    // One batch more than the ring holds: see `XDPQueue.reserve`.
+    geometry = FrameGeometry(
+      chunkSize: FrameGeometry.chunkSize(forMTU: options.mtu),
+      receiveFrames: options.rings.receive + XDPPortOptions.heldFrames,
+      transmitFrames: options.rings.transmit + FrameBatch.standardCapacity)
+    do {
+      program = try XDPProgram(
+        interface: options.interface,
+        steering: options.addresses.isEmpty
+          ? .dedicated : .addresses(options.addresses.map(\.bytes)),
+        queues: options.queueCount, mode: options.xdpMode)
+    } catch {
+      throw PortError(error.description)
+    }
+    var notes: [String] = []
+    if let reason = program.skbReason { notes.append("\(name): skb XDP, not native: \(reason)") }
+    let largest = FrameGeometry.largestMTU
+    if options.mtu > largest {
+      notes.append(
+        "\(name): MTU \(options.mtu) is more than a frame holds, larger packets are dropped; "
+          + "at most \(largest) works: `ip link set \(name) mtu \(largest)`")
+    }
+    self.notes = notes
+    self.name = name
+    self.options = options
+    capabilities = PortCapabilities(
+      queueCount: options.queueCount, mtu: min(options.mtu, largest),
+      frameSize: geometry.frameRoom)
+  }
+
+  public func openQueue(_ index: Int) throws(PortError) -> any HostPortQueue {
+    precondition(index >= 0 && index < options.queueCount)
+    let memory: FrameMemory
+    do {
+      memory = try FrameMemory(geometry, node: options.numaNode)
+    } catch {
+      throw PortError(
+        "cannot allocate \(geometry.length / 1024) KiB of frame memory for \(name) "
+          + "queue \(index): \(error)")
+    }
+    let socket: XDPSocket
+    do {
+      socket = try XDPSocket(
+        interface: options.interface, queue: index, memory: memory, sizes: options.rings,
+        mode: program.mode, copyMode: options.copyMode)
+    } catch {
+      throw PortError(error.description)
+    }
+    do {
+      try program.connect(socket)
+    } catch {
+      throw PortError(error.description)
+    }
+    return XDPQueue(socket, program)
+  }
+}

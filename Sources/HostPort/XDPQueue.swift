@@ -1,0 +1,213 @@
+// One NIC queue, through one AF_XDP socket.
+//
+// A frame is always in exactly one place: a free list, a ring, or handed out.  Receive: free →
+// fill ring → RX ring → handed out → free.  Transmit: free → handed out → TX ring → completion
+// ring → free.
+//
+// A down link keeps what is in the TX ring, and the ring cannot be emptied by us.  So that a guest
+// does not come to a stop with its link, frames are then dropped and counted as a real NIC does,
+// and each batch asks the kernel again; the budget has one batch more than the ring has places, so
+// that there are frames to do so with.
+import AFXDP
+import Linux
+import SharedRing
+import Synchronization
+
+final class XDPQueue: HostPortQueue {
+  /// System calls that one `flush` makes at most: the device may refuse each frame by itself.
+  private static let wakeUpsPerFlush = 64
+  /// A frame is at least an Ethernet header.
+  private static let shortestFrame: UInt32 = 14
+
+  let index: Int
+  let mode: String
+  let descriptor: CInt?
+  let isAlwaysReadable = false
+  private let socket: XDPSocket
+  private let fd: CInt
+  private let longestFrame: UInt32
+  /// Keeps the program attached.
+  private let program: XDPProgram
+  private let link = HotState(LinkState())
+
+  private let deviceRefused = Atomic<UInt64>(0)
+  private let linkDown = Atomic<UInt64>(0)
+  private let wakeUpFailed = Atomic<UInt64>(0)
+  private let invalidFrames = Atomic<UInt64>(0)
+  private let strays = Atomic<UInt64>(0)
+
+  /// What `reserve` and `transmit` know of each other and of the link.
+  private struct LinkState {
+    /// Transmit frames that are handed out.
+    var handedOut: UInt32 = 0
+    /// The last wake-up found the interface down or removed.
+    var isDown = false
+  }
+
+  init(_ socket: consuming XDPSocket, _ program: XDPProgram) {
+    index = socket.queue
+    fd = socket.descriptor
+    descriptor = fd
+    longestFrame = UInt32(socket.memory.geometry.frameRoom)
+    var mode = "\(program.mode.rawValue), \(socket.zeroCopy ? "zero-copy" : "copy")"
+    if let reason = socket.copyReason { mode += " (\(reason))" }
+    mode += "; transmit: \(socket.transmitPath.rawValue)"
+    mode += "; frame memory in \(socket.memory.pages == .huge ? "huge" : "normal") pages"
+    if let node = socket.memory.node { mode += " on NUMA node \(node)" }
+    self.mode = mode
+    self.socket = socket
+    self.program = program
+  }
+
+  func receive(into batch: borrowing FrameBatch) {
+    if socket.rings.value.refill() { XDPSocket.wakeReceive(fd) }
+    let slots = socket.rings.value.receive.peek(
+      UInt32(truncatingIfNeeded: batch.capacity &- batch.count))
+    guard slots.count > 0 else { return }
+    let layout = socket.rings.value.layout
+    for i in 0..<slots.count {
+      let entry = socket.rings.value.receive.descriptor(at: slots.first &+ i)
+      if let chunk = layout.chunk(at: entry.address),
+        let data = unsafe layout.pointer(at: entry.address)
+      {
+        unsafe batch.append(Frame(data: data, length: entry.length, token: chunk))
+      } else {
+        count(strays, 1)
+      }
+    }
+    socket.rings.value.receive.release()
+  }
+
+  func recycle(_ batch: borrowing FrameBatch) {
+    for i in 0..<batch.count {
+      unsafe socket.rings.value.receiveFrames.push(batch[i].token)
+    }
+    batch.removeAll()
+  }
+
+  func reserve(_ most: Int, into batch: borrowing FrameBatch) {
+    let stray = socket.rings.value.reap()
+    if stray > 0 { count(strays, stray) }
+    var most = min(
+      UInt32(truncatingIfNeeded: min(most, batch.capacity &- batch.count)),
+      UInt32(truncatingIfNeeded: socket.rings.value.transmitFrames.count))
+    if !link.value.isDown { most = min(most, freePlaces(most)) }
+    let layout = socket.rings.value.layout
+    for _ in 0..<most {
+      let chunk = socket.rings.value.transmitFrames.pop()
+      unsafe batch.append(
+        Frame(data: layout.pointer(to: chunk), length: longestFrame, token: chunk))
+    }
+    link.value.handedOut &+= most
+  }
+
+  /// Places of the TX ring that no handed-out frame will need; counts up to `most`.
+  @inline(__always)
+  private func freePlaces(_ most: UInt32) -> UInt32 {
+    let promised = link.value.handedOut
+    let slots = socket.rings.value.transmit.reserve(promised &+ most)
+    socket.rings.value.transmit.cancel(slots.count)
+    return slots.count > promised ? slots.count &- promised : 0
+  }
+
+  func transmit(_ batch: borrowing FrameBatch, count: Int) {
+    var sent = 0
+    if !link.value.isDown || linkIsUpAgain() {
+      sent = enqueue(batch, count)
+      // Fewer only just after the link came up, with a ring still full of old frames.
+      if sent < count { self.count(linkDown, count &- sent) }
+    } else {
+      self.count(linkDown, count)
+    }
+    for i in sent..<batch.count {
+      unsafe socket.rings.value.transmitFrames.push(batch[i].token)
+    }
+    link.value.handedOut &-= UInt32(truncatingIfNeeded: batch.count)
+    batch.removeAll()
+  }
+
+  /// Puts frames into the TX ring, in order, as long as there are places.
+  /// - Returns: frames of the batch that are done with.
+  @inline(__always)
+  private func enqueue(_ batch: borrowing FrameBatch, _ count: Int) -> Int {
+    let slots = socket.rings.value.transmit.reserve(UInt32(truncatingIfNeeded: count))
+    let layout = socket.rings.value.layout
+    var slot = slots.first
+    for i in 0..<Int(slots.count) {
+      let frame = unsafe batch[i]
+      // Kernels before 6.12 lose a frame with an invalid descriptor for good.
+      if unsafe frame.length >= XDPQueue.shortestFrame && frame.length <= longestFrame {
+        unsafe socket.rings.value.transmit.setDescriptor(
+          address: layout.address(of: frame.data), length: frame.length, at: slot)
+        slot = slot &+ 1
+      } else {
+        unsafe socket.rings.value.transmitFrames.push(frame.token)
+        self.count(invalidFrames, 1)
+      }
+    }
+    socket.rings.value.transmit.cancel(slots.first &+ slots.count &- slot)
+    socket.rings.value.transmit.submit()
+    return Int(slots.count)
+  }
+
+  func flush() -> Bool {
+    var before = socket.rings.value.transmit.pending
+    guard before > 0 else { return false }
+    guard socket.rings.value.transmit.needsWakeUp else { return true }
+    for _ in 0..<XDPQueue.wakeUpsPerFlush {
+      switch XDPSocket.wakeTransmit(fd) {
+      case .done:
+        link.value.isDown = false
+        return socket.zeroCopy && socket.rings.value.transmit.pending > 0
+      case .again: break
+      case .refused: count(deviceRefused, 1)
+      case .linkDown, .gone:
+        link.value.isDown = true
+        return false
+      case .failed:
+        count(wakeUpFailed, 1)
+        return false
+      }
+      link.value.isDown = false
+      let now = socket.rings.value.transmit.pending
+      if now == 0 { return false }
+      // No progress: the device is full, and time has to pass.
+      if now == before { return true }
+      before = now
+    }
+    return true
+  }
+
+  /// Asks the kernel again; what waits in the ring goes out then.
+  private func linkIsUpAgain() -> Bool {
+    switch XDPSocket.wakeTransmit(fd) {
+    case .linkDown, .gone: return false
+    case .refused: count(deviceRefused, 1)
+    case .done, .again, .failed: break
+    }
+    link.value.isDown = false
+    return true
+  }
+
+  /// One writer, any reader: no locked instruction.
+  @inline(__always)
+  private func count(_ counter: borrowing Atomic<UInt64>, _ events: Int) {
+    counter.store(counter.load(ordering: .relaxed) &+ UInt64(events), ordering: .relaxed)
+  }
+
+  var statistics: PortStatistics {
+    let kernel = socket.statistics
+    return PortStatistics(counters: [
+      ("rx_dropped", kernel.receiveDropped),
+      ("rx_invalid_descs", kernel.receiveInvalid),
+      ("rx_ring_full", kernel.receiveRingFull),
+      ("rx_fill_ring_empty_descs", kernel.fillRingEmpty),
+      ("tx_invalid_descs", kernel.transmitInvalid),
+      ("device_refused", deviceRefused.load(ordering: .relaxed)),
+      ("link_down", linkDown.load(ordering: .relaxed)),
+      ("invalid_frames", invalidFrames.load(ordering: .relaxed)),
+      ("wakeup_failed", wakeUpFailed.load(ordering: .relaxed)),
+      ("stray_addresses", strays.load(ordering: .relaxed)),
+    ])
+  }
+}

@@ -1,0 +1,126 @@
+// The kernel's lists of links, addresses and routes, read by route netlink.
+//
+// Not from /sys/class/net or /proc/net: those show the namespace in which they were mounted or in
+// which the process began, and a daemon started by `nsenter` or a service manager may live in
+// another.  A netlink socket always speaks for the thread that opened it.  rtnetlink(7).
+import CLinux
+import Glibc
+
+/// One message of a netlink dump, without its header.
+struct NetlinkMessage {
+  var body: [UInt8]
+}
+
+/// Asks the kernel for whole tables.
+struct RouteSocket: ~Copyable {
+  private let descriptor: OwnedDescriptor
+
+  init() throws(Errno) {
+    descriptor = OwnedDescriptor(
+      adopting: try checkedCall {
+        socket(AF_NETLINK, CInt(SOCK_RAW.rawValue) | CInt(SOCK_CLOEXEC.rawValue), NETLINK_ROUTE)
+      })
+  }
+
+  /// The messages of the table that `request` (RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE) asks for.
+  /// - Parameters:
+  ///   - namespace: of RTM_GETLINK: another network namespace, by the number that it has in ours.
+  ///   - wanted: looks at a body before it is copied: a router's table has a million routes.
+  func dump(
+    _ request: Int, namespace: Int? = nil, where wanted: (ArraySlice<UInt8>) -> Bool = { _ in true }
+  ) throws(Errno) -> [NetlinkMessage] {
+    // nlmsghdr (16 bytes) and an all-zero body that fits each of the three requests.
+    var question = [UInt8](repeating: 0, count: 32)
+    if let namespace {
+      question += [UInt8](repeating: 0, count: 8)
+      question.store(8, at: 32, bytes: 2)
+      question.store(Int(IFLA_TARGET_NETNSID), at: 34, bytes: 2)
+      question.store(namespace, at: 36, bytes: 4)
+    }
+    question.store(question.count, at: 0, bytes: 4)
+    question.store(request, at: 4, bytes: 2)
+    question.store(Int(NLM_F_REQUEST) | Int(NLM_F_DUMP), at: 6, bytes: 2)
+    guard unsafe send(descriptor.raw, question, question.count, 0) == question.count else {
+      throw Errno.current
+    }
+
+    var messages: [NetlinkMessage] = []
+    // The kernel fills at most 32 KiB per datagram.
+    var answer = [UInt8](repeating: 0, count: 1 << 16)
+    while true {
+      let count = unsafe recv(descriptor.raw, &answer, answer.count, 0)
+      if count < 0 {
+        if errno == EINTR { continue }
+        throw Errno.current
+      }
+      var failure: Errno?
+      var isDone = count == 0
+      NetlinkMessage.forEach(in: answer[..<count]) { type, body in
+        if type == Int(NLMSG_DONE) {
+          isDone = true
+        } else if type == Int(NLMSG_ERROR) {
+          failure = Errno(-CInt(truncatingIfNeeded: Array(body).load(0)))
+        } else if wanted(body) {
+          messages.append(NetlinkMessage(body: Array(body)))
+        }
+      }
+      if let failure { throw failure }
+      if isDone { return messages }
+    }
+  }
+}
+
+extension NetlinkMessage {
+  /// Calls `body` with the type and body of each message in a datagram.
+  static func forEach(
+    in datagram: ArraySlice<UInt8>, _ body: (_ type: Int, ArraySlice<UInt8>) -> Void
+  ) {
+    let bytes = Array(datagram)
+    var at = 0
+    while at + 16 <= bytes.count {
+      // nlmsghdr: length, type, flags, sequence, sender.
+      let length = bytes.load(at)
+      guard length >= 16, at + length <= bytes.count else { return }
+      body(bytes.load(at + 4, bytes: 2), bytes[(at + 16)..<(at + length)])
+      at += (length + 3) & ~3
+    }
+  }
+
+  /// The attributes behind the first `header` bytes of the body, by number; of a repeated one the
+  /// first.
+  func attributes(after header: Int) -> [Int: [UInt8]] {
+    NetlinkMessage.attributes(of: body, from: header)
+  }
+
+  /// Attributes that are nested in another one's value.
+  static func attributes(of bytes: [UInt8], from start: Int = 0) -> [Int: [UInt8]] {
+    var found: [Int: [UInt8]] = [:]
+    var at = start
+    while at + 4 <= bytes.count {
+      let length = bytes.load(at, bytes: 2)
+      // The two upper bits say "nested" and "network byte order".
+      let type = bytes.load(at + 2, bytes: 2) & 0x3fff
+      guard length >= 4, at + length <= bytes.count else { break }
+      if found[type] == nil { found[type] = Array(bytes[(at + 4)..<(at + length)]) }
+      at += (length + 3) & ~3
+    }
+    return found
+  }
+}
+
+extension [UInt8] {
+  /// The unsigned integer of `bytes` bytes at `offset`, in host (little-endian) order; bytes
+  /// beyond the end count as zero.
+  func load(_ offset: Int, bytes: Int = 4) -> Int {
+    var value = 0
+    for i in 0..<bytes where offset + i < count { value |= Int(self[offset + i]) << (8 * i) }
+    return value
+  }
+
+  mutating func store(_ value: Int, at offset: Int, bytes: Int) {
+    for i in 0..<bytes { self[offset + i] = UInt8(truncatingIfNeeded: value >> (8 * i)) }
+  }
+
+  /// The text before the first NUL.
+  var text: String { String(decoding: prefix { $0 != 0 }, as: UTF8.self) }
+}

@@ -1,0 +1,167 @@
+// The command line.  Its help text is the manual, so each option says what it does, what it
+// defaults to and when to use it.  QEMU's rules for back-end programs shaped it: --socket-path or
+// --fd, and --print-capabilities, which wins over everything else (vhost-user specification,
+// "Backend program conventions").
+import AFXDP
+import ArgumentParser
+import Logging
+import Packet
+
+struct Options: ParsableArguments {
+  static let version = "0.1.0"
+
+  @Option(
+    name: .customLong("socket-path"),
+    help: ArgumentHelp(
+      "Unix socket to listen on for the front-end, or to connect to with --client.",
+      discussion: """
+        A file that a dead daemon left there is replaced, a live daemon's is not. One of \
+        --socket-path and --fd is needed.
+        """, valueName: "path"))
+  var socketPath: String?
+
+  @Option(
+    name: .customLong("fd"),
+    help: ArgumentHelp(
+      "An open descriptor: a Unix socket that is connected to the front-end already.",
+      discussion: "The daemon ends, with status 0, when that connection does.", valueName: "number"))
+  var descriptor: Int32?
+
+  @Flag(
+    name: .customLong("client"),
+    help: ArgumentHelp(
+      "Connect to --socket-path instead of listening, and again whenever the connection ends.",
+      discussion: "For a front-end that is the server (QEMU: server=on on the chardev)."))
+  var client = false
+
+  @Option(
+    name: .customLong("interface"),
+    help: ArgumentHelp(
+      "The host's side: a network interface, null: or generate:SIZE.",
+      discussion: """
+        null: takes every packet of the guest and drops it; generate:SIZE also sends the guest \
+        frames of SIZE bytes without end. Both run the full data path, for trying and measuring.
+        """, valueName: "name"), transform: PortName.init(option:))
+  var port: PortName
+
+  @Option(
+    name: .customLong("queues"),
+    help: ArgumentHelp(
+      "Queue pairs, 1 to \(Options.mostQueuePairs): AF_XDP sockets on the interface's queues from 0 on.",
+      discussion: "QEMU's queues= must not be larger.", valueName: "n"))
+  var queuePairs = 1
+
+  @Option(
+    name: .customLong("mac"),
+    help: ArgumentHelp(
+      "The guest's MAC address; may be given several times.",
+      discussion: """
+        Packets to it, multicast and broadcast go to the guest, everything else stays with the \
+        host, which so keeps its interface.
+        """, valueName: "address"), transform: MACAddress.init(option:))
+  var addresses: [MACAddress] = []
+
+  @Flag(
+    name: .customLong("dedicated"),
+    help: ArgumentHelp(
+      "Every packet goes to the guest; the host loses the interface.",
+      discussion: """
+        This is the default for an interface that carries neither an address nor a default \
+        route. Any other one needs --mac or --dedicated.
+        """))
+  var dedicated = false
+
+  @Option(
+    name: .customLong("xdp-mode"),
+    help: ArgumentHelp(
+      "Where the XDP program runs: auto, native (in the driver) or skb (in the kernel's stack).",
+      discussion: "auto takes native if the driver has it. The default is auto.",
+      valueName: "mode"))
+  var xdpMode: XDPModeChoice?
+
+  @Option(
+    name: .customLong("copy-mode"),
+    help: ArgumentHelp(
+      "How packets enter and leave the sockets: auto, zero-copy or copy.",
+      discussion: "auto takes zero-copy if the driver has it. The default is auto.",
+      valueName: "mode"))
+  var copyMode: CopyModeChoice?
+
+  @Flag(
+    name: .customLong("no-promiscuous"),
+    help: ArgumentHelp(
+      "Leave the interface's receive filter alone.",
+      discussion: """
+        By default it takes all unicast addresses while the daemon lives, since the guest's is \
+        not its own.
+        """))
+  var noPromiscuous = false
+
+  @Flag(
+    name: .customLong("force"),
+    help: "Start also where packets will be lost: each such refusal becomes a warning.")
+  var force = false
+
+  @Option(
+    name: .customLong("cpus"),
+    help: ArgumentHelp(
+      "CPUs for the worker threads, such as 2,4-7; one thread each, at most one per queue pair.",
+      discussion: "By default there is one thread for each queue pair, on any CPU.",
+      valueName: "list"), transform: CPUList.init(option:))
+  var cpus = CPUList(cpus: [])
+
+  @Option(
+    name: .customLong("log-level"),
+    help: ArgumentHelp(
+      "Least important lines on stderr: trace, debug, info, notice, warning, error, critical.",
+      valueName: "level"))
+  var logLevel: Logger.Level = .info
+
+  @Flag(
+    name: .customLong("print-capabilities"),
+    help: "Print {\"type\":\"net\"} and exit; everything else is ignored.")
+  var printCapabilities = false
+
+  /// Ring numbers are one byte in vhost-user messages, and a pair has two rings.
+  static let mostQueuePairs = 128
+
+  func validate() throws {
+    switch (socketPath, descriptor) {
+    case (nil, nil):
+      throw ValidationError("no connection to a front-end: give --socket-path=PATH or --fd=NUMBER")
+    case (.some, .some):
+      throw ValidationError("--socket-path and --fd exclude each other: give one of them")
+    case (let path?, nil):
+      guard !path.isEmpty else {
+        throw ValidationError("--socket-path is empty: give the path of a Unix socket")
+      }
+    case (nil, let descriptor?):
+      guard descriptor >= 0 else {
+        throw ValidationError("--fd=\(descriptor) is no descriptor: give the number of an open one")
+      }
+      if client {
+        throw ValidationError("--client connects to --socket-path: it excludes --fd, which is connected")
+      }
+    }
+    guard (1...Options.mostQueuePairs).contains(queuePairs) else {
+      throw ValidationError(
+        "--queues=\(queuePairs): there are 1 to \(Options.mostQueuePairs) queue pairs")
+    }
+    if dedicated && !addresses.isEmpty {
+      throw ValidationError(
+        "--mac and --dedicated exclude each other: --mac=ADDRESS leaves the host its packets, "
+          + "--dedicated takes them all")
+    }
+    if case .interface = port {} else {
+      let inapplicable = [
+        ("--mac", !addresses.isEmpty), ("--dedicated", dedicated), ("--xdp-mode", xdpMode != nil),
+        ("--copy-mode", copyMode != nil), ("--no-promiscuous", noPromiscuous), ("--force", force),
+      ]
+      if let (option, _) = inapplicable.first(where: \.1) {
+        throw ValidationError(
+          "\(option) has no meaning with --interface=\(port): leave it out, or name a network "
+            + "interface")
+      }
+    }
+  }
+}

@@ -1,0 +1,168 @@
+// May this daemon take this interface, and what would be lost?  A pure decision over what was
+// read; the effects follow in `InterfacePort`.
+//
+// Two rules.  Nobody loses a host to this daemon: an interface that the host needs is taken only
+// when the command line says how.  And packets are not lost in silence: a configuration in which
+// the NIC or the kernel drops them is refused with the command that cures it, or accepted with a
+// warning when --force says so.
+import AFXDP
+import Linux
+import Packet
+
+/// What the command line asks for.
+struct InterfaceRequest: Equatable {
+  var queuePairs = 1
+  var addresses: [MACAddress] = []
+  var dedicated = false
+  var force = false
+  var xdpMode = XDPModeChoice.auto
+}
+
+/// Why the daemon does not start: one line, with the remedy.
+struct StartFailure: Error, Equatable, CustomStringConvertible {
+  let description: String
+  init(_ description: String) { self.description = description }
+}
+
+/// What is to be done with an interface that may be taken.
+struct Preflight: Equatable {
+  var steering: Steering
+  /// Lines for the log.
+  var warnings: [String]
+
+  /// Largest frame in a UMEM chunk: 4096 bytes less the headroom that the kernel keeps
+  /// (XDP_PACKET_HEADROOM).
+  static let largestFrame = 4096 - 256
+  /// The frame's Ethernet header and one VLAN tag.
+  static let largestMTU = largestFrame - 14 - 4
+  /// Native mode on a veth needs packets of its other end that fit a page with headroom, Ethernet
+  /// header and skb_shared_info (drivers/net/veth.c, veth_xdp_set).
+  static let largestNativePeerMTU = 4096 - 256 - 14 - 320
+
+  init(_ interface: Interface, _ request: InterfaceRequest) throws(StartFailure) {
+    guard interface.isEthernet else {
+      throw StartFailure(
+        "\(interface.name) carries no Ethernet frames, which is what the guest sends; choose "
+          + "another --interface")
+    }
+    steering = try Preflight.steering(interface, request)
+    if let impossible = Preflight.impossible(interface, request) { throw impossible }
+    let losses = Preflight.losses(interface, request)
+    if let loss = losses.first, !request.force {
+      throw StartFailure(loss + ", or accept it with --force")
+    }
+    warnings = losses + Preflight.warnings(interface, steering)
+  }
+
+  private static func steering(
+    _ interface: Interface, _ request: InterfaceRequest
+  ) throws(StartFailure) -> Steering {
+    if !request.addresses.isEmpty { return .addresses(request.addresses.map(\.bytes)) }
+    if request.dedicated { return .dedicated }
+    guard let use = interface.hostUses.first(where: \.isNeeded) else { return .dedicated }
+    let name = interface.name
+    let subject = use.device == name ? name : "\(name) is below \(use.device), which"
+    throw StartFailure(
+      "\(subject) carries \(use.text), which the host would lose; give the guest's address, as in "
+        + "--mac=52:54:00:12:34:56, and the host keeps all else, or give \(name) up with --dedicated")
+  }
+
+  /// What no option can get around.
+  private static func impossible(
+    _ interface: Interface, _ request: InterfaceRequest
+  ) -> StartFailure? {
+    let (name, queues) = (interface.name, interface.receiveQueues)
+    if queues.count < request.queuePairs {
+      let settable = queues.channelKind.flatMap { kind in
+        (queues.most ?? 0) >= request.queuePairs
+          ? "run `ethtool -L \(name) \(kind) \(request.queuePairs)` or " : nil
+      }
+      return StartFailure(
+        "\(name) has \(counted(queues.count, "queue")), --queues=\(request.queuePairs) needs as "
+          + "many; \(settable ?? "")use --queues=\(queues.count)")
+    }
+    if request.xdpMode == .native, let peer = interface.peer, let mtu = peer.mtu,
+      mtu > largestNativePeerMTU
+    {
+      let end = peer.name ?? "the other end of \(name)"
+      return StartFailure(
+        "\(end) has MTU \(mtu), native XDP on \(name) works up to \(largestNativePeerMTU); run "
+          + "`ip link set \(peer.name ?? "PEER") mtu \(largestNativePeerMTU)` or use --xdp-mode=skb")
+    }
+    return nil
+  }
+
+  /// What loses packets, each with its cure.
+  private static func losses(_ interface: Interface, _ request: InterfaceRequest) -> [String] {
+    let (name, queues, pairs) = (interface.name, interface.receiveQueues, request.queuePairs)
+    var losses: [String] = []
+    let unserved = interface.queuesWithTraffic.filter { $0 >= pairs }
+    if let last = unserved.last {
+      var cures: [String] = []
+      if let kind = queues.channelKind { cures.append("run `ethtool -L \(name) \(kind) \(pairs)`") }
+      if queues.hashed != nil { cures.append("run `ethtool -X \(name) equal \(pairs)`") }
+      if last < Options.mostQueuePairs { cures.append("use --queues=\(last + 1)") }
+      losses.append(
+        "\(name) spreads packets over queues up to \(last), --queues=\(pairs) serves "
+          + "\(pairs == 1 ? "only queue 0" : "0 to \(pairs - 1)") and the guest would miss the rest; "
+          + cures.joined(separator: " or "))
+    }
+    // On a veth the setting has no effect: tags are with the sender's (see `warnings`).
+    if interface.stripsVLAN && interface.peer == nil {
+      losses.append(
+        "\(name) takes VLAN tags out of packets, and the guest would get tagged ones untagged; run "
+          + "`ethtool -K \(name) rxvlan off`")
+    }
+    if interface.mtu > largestMTU {
+      losses.append(
+        "\(name) has MTU \(interface.mtu), a packet of AF_XDP has at most \(largestMTU) and larger "
+          + "ones would be dropped; run `ip link set \(name) mtu \(largestMTU)`")
+    }
+    return losses
+  }
+
+  /// What can be wrong outside this interface.
+  private static func warnings(_ interface: Interface, _ steering: Steering) -> [String] {
+    var warnings: [String] = []
+    let name = interface.name
+    if steering == .dedicated {
+      for use in interface.hostUses where use.isNeeded || use.device != name {
+        let what = use.isNeeded ? "the host loses \(use.text) on" : "no packet arrives any more on"
+        warnings.append("\(name) is dedicated to the guest: \(what) \(use.device)")
+      }
+    }
+    if let peer = interface.peer {
+      switch peer.leavesChecksums {
+      case true?:
+        let end = peer.name ?? "PEER"
+        warnings.append(
+          "\(end), the other end of \(name), leaves checksums unfilled, and the guest drops such "
+            + "TCP and UDP packets; run `ethtool -K \(end) tx off`")
+      case nil:
+        let end = peer.name.map { "\($0), the other end of \(name)," } ?? "the other end of \(name)"
+        warnings.append(
+          "\(end) is in another network namespace and cannot be asked whether it fills in "
+            + "checksums; if the guest misses TCP and UDP packets, run there "
+            + "`ethtool -K \(peer.name ?? "PEER") tx off`")
+      case false?: break
+      }
+    }
+    return warnings
+  }
+
+  private static func counted(_ count: Int, _ noun: String) -> String {
+    "\(count) \(noun)\(count == 1 ? "" : "s")"
+  }
+}
+
+extension Interface.HostUse {
+  /// Whether the host would lose connections without it.
+  var isNeeded: Bool { !addresses.isEmpty || hasDefaultRoute }
+
+  /// What it carries: "192.0.2.1/24 and the default route".
+  fileprivate var text: String {
+    let carried = addresses + (hasDefaultRoute ? ["the default route"] : [])
+    guard let last = carried.last, carried.count > 1 else { return carried.first ?? "nothing" }
+    return carried.dropLast().joined(separator: ", ") + " and " + last
+  }
+}

@@ -1,0 +1,35 @@
+// Log lines for people and journals: "vhost-user-xdp: warning: …", one write(2) each, so that
+// lines of several threads never mix.  No time stamp: a journal adds its own.
+import Glibc
+import Linux
+import Logging
+
+struct StandardErrorLog: LogHandler {
+  var logLevel: Logger.Level
+  var metadata: Logger.Metadata = [:]
+  var metadataProvider: Logger.MetadataProvider?
+
+  init(level: Logger.Level) { logLevel = level }
+
+  subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+    get { metadata[key] }
+    set { metadata[key] = newValue }
+  }
+
+  func log(event: LogEvent) {
+    StandardErrorLog.write("\(event.level): \(event.message)")
+  }
+
+  /// Writes one line; breaks in it become spaces.
+  static func write(_ text: String) {
+    let line = text.split(whereSeparator: \.isNewline).joined(separator: " ")
+    ProcessSettings.write("vhost-user-xdp: \(line)\n", to: STDERR_FILENO)
+  }
+}
+
+extension Logger {
+  /// A logger that writes to stderr from `level` on.
+  static func standardError(level: Logger.Level) -> Logger {
+    Logger(label: "vhost-user-xdp") { _ in StandardErrorLog(level: level) }
+  }
+}

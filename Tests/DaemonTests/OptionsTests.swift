@@ -1,0 +1,121 @@
+// The command line as people and management layers write it.
+import AFXDP
+import Logging
+import Packet
+import Testing
+
+@testable import vhost_user_xdp
+
+@Suite("Options")
+struct OptionsTests {
+  private func options(_ arguments: String...) throws -> Options {
+    switch Command(arguments) {
+    case .run(let options): return options
+    case .print(let text), .refuse(let text): throw Unexpected(text: text)
+    }
+  }
+
+  struct Unexpected: Error { var text: String }
+
+  @Test("the two needed options are enough, and the rest has its defaults")
+  func defaults() throws {
+    let options = try options("--socket-path=/run/a.sock", "--interface=eth1")
+    #expect(options.socketPath == "/run/a.sock")
+    #expect(options.port == .interface("eth1"))
+    #expect(options.queuePairs == 1)
+    #expect(options.addresses.isEmpty && !options.dedicated && !options.client && !options.force)
+    #expect(options.xdpMode == nil && options.copyMode == nil && options.cpus.cpus.isEmpty)
+    #expect(options.logLevel == .info)
+  }
+
+  @Test("every option is taken, with = or a space")
+  func everything() throws {
+    let options = try options(
+      "--socket-path", "s", "--interface", "eth1", "--queues=4", "--mac=52:54:00:12:34:56",
+      "--mac=52-54-00-12-34-57", "--client", "--xdp-mode=skb", "--copy-mode=zero-copy",
+      "--no-promiscuous", "--force", "--cpus=2,4-7,3", "--log-level=debug")
+    #expect(options.queuePairs == 4)
+    #expect(
+      options.addresses.map(\.description) == ["52:54:00:12:34:56", "52:54:00:12:34:57"])
+    #expect(options.client && options.noPromiscuous && options.force)
+    #expect(options.xdpMode == .skb && options.copyMode == .zeroCopy)
+    #expect(options.cpus.cpus == [2, 3, 4, 5, 6, 7])
+    #expect(options.logLevel == .debug)
+  }
+
+  @Test("the stand-in ports are told from interfaces by their colon")
+  func ports() throws {
+    #expect(try options("--fd=3", "--interface=null:").port == .null)
+    #expect(try options("--fd=3", "--interface=generate:64").port == .generate(size: 64))
+    #expect(try options("--fd=3", "--interface=null").port == .interface("null"))
+  }
+
+  @Test(
+    "a wrong command line is one line that says what to give instead",
+    arguments: [
+      (["--interface=eth1"], "--socket-path=PATH or --fd=NUMBER"),
+      (["--socket-path=s"], "--interface"),
+      (["--socket-path=s", "--fd=3", "--interface=eth1"], "exclude each other"),
+      (["--socket-path=", "--interface=eth1"], "--socket-path is empty"),
+      (["--fd=-1", "--interface=eth1"], "number of an open one"),
+      (["--fd=x", "--interface=eth1"], "--fd"),
+      (["--fd=3", "--client", "--interface=eth1"], "excludes --fd"),
+      (["--fd=3", "--interface=eth1", "--queues=0"], "1 to 128"),
+      (["--fd=3", "--interface=eth1", "--queues=129"], "1 to 128"),
+      (["--fd=3", "--interface=eth1", "--dedicated", "--mac=02:00:00:00:00:01"], "exclude"),
+      (["--fd=3", "--interface=eth1", "--mac=01:00:5e:00:00:01"], "unicast"),
+      (["--fd=3", "--interface=eth1", "--mac=00:00:00:00:00:00"], "unicast"),
+      (["--fd=3", "--interface=eth1", "--mac=02:00:00:00:00"], "52:54:00:12:34:56"),
+      (["--fd=3", "--interface=a-name-of-16-byte"], "ip link"),
+      (["--fd=3", "--interface=a/b"], "ip link"),
+      (["--fd=3", "--interface=generate:59"], "60 to 1514"),
+      (["--fd=3", "--interface=generate:1515"], "60 to 1514"),
+      (["--fd=3", "--interface=generate:"], "60 to 1514"),
+      (["--fd=3", "--interface=null:", "--mac=02:00:00:00:00:01"], "--mac has no meaning"),
+      (["--fd=3", "--interface=null:", "--dedicated"], "--dedicated has no meaning"),
+      (["--fd=3", "--interface=null:", "--xdp-mode=skb"], "--xdp-mode has no meaning"),
+      (["--fd=3", "--interface=generate:64", "--force"], "--force has no meaning"),
+      (["--fd=3", "--interface=eth1", "--cpus=4-2"], "2,4-7"),
+      (["--fd=3", "--interface=eth1", "--cpus="], "2,4-7"),
+      (["--fd=3", "--interface=eth1", "--cpus=1,"], "2,4-7"),
+      (["--fd=3", "--interface=eth1", "--cpus=1024"], "below 1024"),
+      (["--fd=3", "--interface=eth1", "--xdp-mode=driver"], "'native'"),
+      (["--fd=3", "--interface=eth1", "--copy-mode=none"], "'zero-copy'"),
+      (["--fd=3", "--interface=eth1", "--log-level=loud"], "notice"),
+      (["--fd=3", "--interface=eth1", "--nonsense"], "--nonsense"),
+      (["--fd=3", "--interface=eth1", "eth2"], "eth2"),
+    ])
+  func refusals(arguments: [String], remedy: String) {
+    guard case .refuse(let line) = Command(arguments) else {
+      Issue.record("accepted: \(arguments)")
+      return
+    }
+    #expect(line.contains(remedy), "\(line)")
+    #expect(line.split(whereSeparator: \.isNewline).count == 1)
+  }
+
+  @Test("--print-capabilities wins over everything, also over nonsense")
+  func capabilities() {
+    let lines = [
+      ["--print-capabilities"], ["--nonsense", "--print-capabilities", "--queues=x"],
+      ["--socket-path=s", "--fd=3", "--print-capabilities"],
+    ].map { arguments in
+      if case .print(let text) = Command(arguments) { text } else { "" }
+    }
+    #expect(lines.allSatisfy { $0 == "{\"type\":\"net\"}\n" })
+  }
+
+  @Test("the help names every option")
+  func help() {
+    guard case .print(let text) = Command(["--help"]) else {
+      Issue.record("no help")
+      return
+    }
+    for option in [
+      "socket-path", "fd", "client", "interface", "queues", "mac", "dedicated", "xdp-mode",
+      "copy-mode", "no-promiscuous", "force", "cpus", "log-level", "print-capabilities", "version",
+    ] {
+      #expect(text.contains("--\(option)"))
+    }
+  }
+}

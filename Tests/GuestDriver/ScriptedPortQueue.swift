@@ -1,0 +1,257 @@
+// One queue of a scripted port.  A test injects and looks from its own thread while a worker moves
+// frames, hence the lock.
+public import HostPort
+import Linux
+import Synchronization
+
+@safe
+public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
+  public let index: Int
+  public let mode = "scripted"
+  private let options: ScriptedPort.Options
+  private let memory: UnsafeMutableRawPointer
+  private let readable: EventDescriptor
+  private let state: Mutex<State>
+
+  /// Where a frame is.
+  private enum Place: UInt8 {
+    case pool, dataPath, queued, sent, completed
+  }
+
+  private struct State {
+    /// By token; receive frames first.
+    var places: [Place]
+    var receivePool: [UInt32] = []
+    var transmitPool: [UInt32] = []
+    /// Filled frames in the transmit ring that no flush has given to the kernel.
+    var queued: [UInt32] = []
+    /// Lengths of the frames in the transmit ring, by token.
+    var lengths: [UInt32]
+    var offsets: [Int]
+    /// Taken by the kernel, not completed.
+    var inKernel: [UInt32] = []
+    var incoming: [[UInt8]] = []
+    var nextIncoming = 0
+    var transmitted: [[UInt8]] = []
+    var transmittedCount = 0
+    var transmittedBytes = 0
+    var receivedCount = 0
+    var flushes = 0
+    var problems: [String] = []
+
+    var waiting: Int { incoming.count - nextIncoming }
+  }
+
+  init(index: Int, _ options: ScriptedPort.Options) throws(Errno) {
+    self.index = index
+    self.options = options
+    let frames = options.receiveFrames + options.transmitFrames
+    unsafe memory = .allocate(byteCount: max(1, frames * options.frameSize), alignment: 4096)
+    unsafe memory.initializeMemory(as: UInt8.self, repeating: 0, count: frames * options.frameSize)
+    readable = try EventDescriptor()
+    var state = State(
+      places: Array(repeating: .pool, count: frames), lengths: Array(repeating: 0, count: frames),
+      offsets: Array(repeating: 0, count: frames))
+    state.receivePool = (0..<options.receiveFrames).map { UInt32($0) }
+    state.transmitPool = (0..<options.transmitFrames).map { UInt32(options.receiveFrames + $0) }
+    state.queued.reserveCapacity(frames)
+    state.inKernel.reserveCapacity(frames)
+    self.state = Mutex(state)
+  }
+
+  deinit { unsafe memory.deallocate() }
+
+  // MARK: For the test
+
+  /// Frames for the guest, in order; received as soon as the data path looks.
+  public func inject(_ frames: [[UInt8]]) {
+    precondition(frames.allSatisfy { $0.count <= options.frameSize })
+    state.withLock { $0.incoming += frames }
+    readable.signal()
+  }
+
+  /// Takes what was sent and flushed since the last time, oldest first.
+  public func takeTransmitted() -> [[UInt8]] {
+    state.withLock { state in
+      defer { state.transmitted.removeAll() }
+      return state.transmitted
+    }
+  }
+
+  public var transmittedCount: Int { state.withLock { $0.transmittedCount } }
+  public var transmittedBytes: Int { state.withLock { $0.transmittedBytes } }
+  /// Frames handed to the data path by `receive`.
+  public var receivedCount: Int { state.withLock { $0.receivedCount } }
+  /// Injected frames that nobody has received.
+  public var waitingCount: Int { state.withLock { $0.waiting } }
+  public var flushCount: Int { state.withLock { $0.flushes } }
+
+  /// Completes sent frames, oldest first (without `completesAtOnce`).
+  public func complete(_ most: Int = .max) {
+    state.withLock { state in
+      let count = min(most, state.inKernel.count)
+      for token in state.inKernel.prefix(count) { state.places[Int(token)] = .completed }
+      state.inKernel.removeFirst(count)
+    }
+  }
+
+  /// Frames in the hands of the data path: none when it is at rest, except for a batch that it may
+  /// hold for want of guest buffers.
+  public var framesInDataPath: Int {
+    state.withLock { state in state.places.count { $0 == .dataPath } }
+  }
+  /// Every frame is back in its pool (a sent one at least completed), or still with the kernel.
+  public var isComplete: Bool {
+    state.withLock { state in
+      state.problems.isEmpty && !state.places.contains(.dataPath) && state.queued.isEmpty
+    }
+  }
+  /// What the data path did wrong, in words.
+  public var problems: [String] { state.withLock { $0.problems } }
+
+  // MARK: HostPortQueue
+
+  public var descriptor: CInt? { options.endlessFrameLength > 0 ? nil : readable.raw }
+  public var isAlwaysReadable: Bool { options.endlessFrameLength > 0 }
+
+  public func receive(into batch: borrowing FrameBatch) {
+    state.withLock { state in
+      while !batch.isFull, !state.receivePool.isEmpty {
+        let length: Int
+        if options.endlessFrameLength > 0 {
+          length = options.endlessFrameLength
+        } else if state.waiting > 0 {
+          length = state.incoming[state.nextIncoming].count
+        } else {
+          break
+        }
+        let token = state.receivePool.removeLast()
+        let place = unsafe memory + Int(token) * options.frameSize
+        if options.endlessFrameLength == 0 {
+          unsafe state.incoming[state.nextIncoming].withUnsafeBytes {
+            if let base = $0.baseAddress { unsafe place.copyMemory(from: base, byteCount: length) }
+          }
+          state.nextIncoming += 1
+        }
+        state.places[Int(token)] = .dataPath
+        state.receivedCount += 1
+        unsafe batch.append(Frame(data: place, length: UInt32(length), token: token))
+      }
+      if state.nextIncoming == state.incoming.count, state.nextIncoming > 0 {
+        state.incoming.removeAll(keepingCapacity: true)
+        state.nextIncoming = 0
+      }
+      // Readable as long as frames wait, like a socket.
+      if state.waiting == 0 { readable.drain() }
+    }
+  }
+
+  public func recycle(_ batch: borrowing FrameBatch) {
+    state.withLock { state in
+      for i in 0..<batch.count {
+        let token = unsafe batch[i].token
+        guard take(token, receive: true, "recycle", &state) else { continue }
+        state.places[Int(token)] = .pool
+        state.receivePool.append(token)
+      }
+    }
+    batch.removeAll()
+  }
+
+  public func reserve(_ most: Int, into batch: borrowing FrameBatch) {
+    state.withLock { state in
+      for token in options.receiveFrames..<state.places.count
+      where state.places[token] == .completed {
+        state.places[token] = .pool
+        state.transmitPool.append(UInt32(token))
+      }
+      var count = 0
+      while count < most, !batch.isFull, let token = state.transmitPool.popLast() {
+        state.places[Int(token)] = .dataPath
+        unsafe batch.append(
+          Frame(
+            data: memory + Int(token) * options.frameSize, length: UInt32(options.frameSize),
+            token: token))
+        count += 1
+      }
+    }
+  }
+
+  public func transmit(_ batch: borrowing FrameBatch, count: Int) {
+    state.withLock { state in
+      if count > batch.count { state.problems.append("transmit: \(count) of \(batch.count)") }
+      for i in 0..<batch.count {
+        let frame = unsafe batch[i]
+        let token = unsafe frame.token
+        guard take(token, receive: false, "transmit", &state) else { continue }
+        if i >= count {
+          state.places[Int(token)] = .pool
+          state.transmitPool.append(token)
+          continue
+        }
+        let offset = unsafe frame.data - (memory + Int(token) * options.frameSize)
+        let length = unsafe Int(frame.length)
+        guard offset >= 0, length > 0, offset + length <= options.frameSize else {
+          state.problems.append("transmit: frame \(token) is \(length) bytes at offset \(offset)")
+          state.places[Int(token)] = .completed
+          continue
+        }
+        state.offsets[Int(token)] = offset
+        state.lengths[Int(token)] = UInt32(length)
+        state.places[Int(token)] = .queued
+        state.queued.append(token)
+      }
+    }
+    batch.removeAll()
+  }
+
+  public func flush() -> Bool {
+    state.withLock { state in
+      state.flushes += 1
+      let count = min(options.framesPerFlush, state.queued.count)
+      for token in state.queued.prefix(count) {
+        let length = Int(state.lengths[Int(token)])
+        state.transmittedCount += 1
+        state.transmittedBytes += length
+        if options.records {
+          let start = unsafe memory + Int(token) * options.frameSize + state.offsets[Int(token)]
+          state.transmitted.append(
+            unsafe Array(UnsafeRawBufferPointer(start: start, count: length)))
+        }
+        if options.completesAtOnce {
+          state.places[Int(token)] = .completed
+        } else {
+          state.places[Int(token)] = .sent
+          state.inKernel.append(token)
+        }
+      }
+      state.queued.removeFirst(count)
+      return !state.queued.isEmpty
+    }
+  }
+
+  public var statistics: PortStatistics {
+    state.withLock {
+      PortStatistics(counters: [
+        ("transmitted", UInt64($0.transmittedCount)), ("received", UInt64($0.receivedCount)),
+      ])
+    }
+  }
+
+  /// Whether the data path may give this frame back here; if not, that is a problem to report.
+  private func take(
+    _ token: UInt32, receive: Bool, _ verb: String, _ state: inout State
+  ) -> Bool {
+    let range =
+      receive ? 0..<options.receiveFrames : options.receiveFrames..<state.places.count
+    guard range.contains(Int(token)) else {
+      state.problems.append("\(verb): no frame \(token) of this kind")
+      return false
+    }
+    guard state.places[Int(token)] == .dataPath else {
+      state.problems.append("\(verb): frame \(token) is \(state.places[Int(token)])")
+      return false
+    }
+    return true
+  }
+}
