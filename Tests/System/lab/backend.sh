@@ -35,7 +35,8 @@ backend_start_plain() {
 backend_start_testpmd() {
   rm -f "$BACKEND_DIR/stdin"
   mkfifo "$BACKEND_DIR/stdin"
-  backend_input=$BACKEND_DIR/stdin backend_launch dpdk-testpmd -l 0,1 --no-huge -m 1024 --no-pci --file-prefix="lab$$" \
+  backend_input=$BACKEND_DIR/stdin backend_launch \
+    dpdk-testpmd -l 0,1 --no-huge -m 1024 --no-pci --file-prefix="lab$$" \
     --vdev="net_vhost0,iface=$BACKEND_DIR/sock" --vdev=net_af_xdp0,iface=nic0 -- \
     --forward-mode=io --auto-start --total-num-mbufs=16384
 }
