@@ -7,12 +7,12 @@
 // Going to sleep is the delicate moment: kicks are wanted again, then every ring is looked at once
 // more (Notification.swift).  Kick descriptors are watched edge-triggered and never read: a system
 // call less per wake-up.
-import HostPort
-import Linux
+package import HostPort
+package import Linux
 import SharedRing
-import Virtqueue
+package import Virtqueue
 
-enum WorkerMessage: Sendable {
+package enum WorkerMessage: Sendable {
   /// The port queue is the one of the ring's own pair.
   case startQueue(VirtqueueConfig, any HostPortQueue, RingCounters, Reply<QueueStart>)
   case stopQueue(Int, Reply<VirtqueueIndices?>)
@@ -24,12 +24,12 @@ enum WorkerMessage: Sendable {
   case end
 }
 
-enum QueueStart: Sendable {
+package enum QueueStart: Sendable {
   case running
   case refused(String)
 }
 
-final class Worker {
+package final class Worker {
   private let mailbox: Mailbox<WorkerMessage>
   private let log: @Sendable (String) -> Void
   private let epoll: EpollSet
@@ -48,7 +48,7 @@ final class Worker {
   /// of each frame a wake-up, a spinning one nothing.
   private static let spinTurns = 40
 
-  init(mailbox: Mailbox<WorkerMessage>, log: @escaping @Sendable (String) -> Void) throws(Errno) {
+  package init(mailbox: Mailbox<WorkerMessage>, log: @escaping @Sendable (String) -> Void) throws(Errno) {
     self.mailbox = mailbox
     self.log = log
     epoll = try EpollSet()
@@ -56,12 +56,11 @@ final class Worker {
   }
 
   /// The thread's body: returns after `.end`.
-  func run() {
+  package func run() {
     var idleTurns = 0
     var turns: UInt32 = 0
     while isRunning {
-      if mailbox.hasMail {
-        mailbox.drain(handle)
+      if readMail() {
         idleTurns = 0
         continue
       }
@@ -82,9 +81,16 @@ final class Worker {
     }
   }
 
+  /// Does what the control plane asked for.  Returns whether it asked for anything.
+  package func readMail() -> Bool {
+    guard mailbox.hasMail else { return false }
+    mailbox.drain(handle)
+    return true
+  }
+
   /// One batch for every queue.  Returns how much moved.
   @inline(never)
-  func turn() -> Int {
+  package func turn() -> Int {
     var moved = 0
     feeds.forEach { moved &+= $0.turn() }
     transmit.forEach { moved &+= $0.run() }
@@ -93,7 +99,7 @@ final class Worker {
 
   /// Returns whether frames still wait for the kernel to take them.
   @inline(never)
-  func flush() -> Bool {
+  package func flush() -> Bool {
     var pending = false
     feeds.forEach { if $0.port.flush() { pending = true } }
     return pending

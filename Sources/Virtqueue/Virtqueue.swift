@@ -79,17 +79,17 @@ public struct Virtqueue: ~Copyable {
   /// when fewer than that are known.  0 when the queue has a fault.
   @inlinable @inline(__always)
   public func availableHeads(_ want: Int) -> Int {
-    if unsafe ring.value.fault != nil { return 0 }
     let known = unsafe ring.value.availIndex.distance(from: ring.value.nextAvail)
     return known >= want ? known : reloadAvailable()
   }
 
   @inlinable @inline(__always)
   func reloadAvailable() -> Int {
+    if unsafe ring.value.fault != nil { return 0 }
     let index = unsafe ring.value.availIdx
     let distance = unsafe index.distance(from: ring.value.nextAvail)
     if unsafe distance > ring.value.size {
-      stop(for: .availIndexTooFar)
+      stop(for: .availIndexTooFar, after: 0)
       return 0
     }
     unsafe ring.value.availIndex = index
@@ -102,7 +102,7 @@ public struct Virtqueue: ~Copyable {
   public func head(_ offset: Int) -> UInt16? {
     let head = unsafe ring.value.availRing(ring.value.nextAvail.advanced(by: offset))
     if unsafe Int(head) < ring.value.size { return head }
-    stop(for: .headOutOfRange)
+    stop(for: .headOutOfRange, after: offset)
     return nil
   }
 
@@ -122,8 +122,11 @@ public struct Virtqueue: ~Copyable {
   @inlinable @inline(__always)
   public func publish() { unsafe ring.value.publishUsedIdx(ring.value.nextUsed) }
 
+  /// The `heads` next heads are good, and may have been looked at already: they can still be
+  /// popped.  Nothing is available behind them.
   @usableFromInline
-  func stop(for fault: QueueFault) {
+  func stop(for fault: QueueFault, after heads: Int) {
     unsafe ring.value.fault = fault
+    unsafe ring.value.availIndex = ring.value.nextAvail.advanced(by: heads)
   }
 }

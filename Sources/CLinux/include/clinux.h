@@ -19,6 +19,8 @@
 #include <sys/un.h>
 
 int memfd_create(const char *name, unsigned flags);
+int setns(int fd, int type);
+int unshare(int flags);
 int accept4(int fd, struct sockaddr *__restrict address, socklen_t *__restrict length, int flags);
 
 /* Most descriptors one vhost-user message may carry (VHOST_MEMORY_BASELINE_NREGIONS). */

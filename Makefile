@@ -1,0 +1,65 @@
+# vhost-user-xdp: the commands of every day. `make help` explains them.
+#
+# The work is done by scripts that run by themselves too; see docs/contributing.md.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+# For `make fuzz`: which fuzzer, or all, and for how long each.
+TARGET ?= all
+SECONDS ?= 60
+
+.PHONY: build test check lint gates unit-tests release-tests system-tests fuzz demo bench clean help
+
+## build          the daemon, optimised: .build/release/vhost-user-xdp
+build:
+	Tests/Gates/stages.sh step build
+
+## test           everything; as root, for network namespaces and AF_XDP
+test:
+	Tests/Gates/stages.sh all
+
+## check          what needs no root: lint, gates, unit tests
+check:
+	Tests/Gates/stages.sh check
+
+## lint           format, file lengths, no machine paths, shell scripts
+lint:
+	Tests/Gates/lint.sh
+
+## gates          hot functions, uses of unsafe, no Foundation; builds first
+gates:
+	Tests/Gates/stages.sh gates
+
+## unit-tests     in debug; FILTER=REGEX runs the tests whose name matches
+unit-tests:
+	swift test --disable-xctest --skip SystemTests $(if $(FILTER),--filter '$(FILTER)')
+
+## release-tests  the same optimised, with the tests that count retains and allocations
+release-tests:
+	Tests/Gates/stages.sh release-tests
+
+## system-tests   against QEMU and DPDK; as root
+system-tests:
+	Tests/Gates/stages.sh system-tests
+
+## fuzz           TARGET=chain-fuzz|message-fuzz|all SECONDS=60
+fuzz:
+	Tests/Gates/fuzz.sh $(TARGET) $(SECONDS)
+
+## demo           a Linux guest under QEMU talks to another host; as root
+demo:
+	Tests/System/demo.sh
+
+## bench          packets per second, against dpdk-testpmd; as root
+bench:
+	Tests/Bench/bench.sh
+
+## clean          removes all that was built; .lab, the downloads, only with ALL=1
+clean:
+	rm -rf .build .build-* $(if $(ALL),.lab)
+
+## help           this
+help:
+	@sed -n 's/^## /  make /p' Makefile

@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Runs the stages of `make test` one after the other, and says what each took.
+#
+#   stages.sh all | check | gates | release-tests | system-tests     a sequence of stages
+#   stages.sh step NAME                                              one of them, without the table
+#
+# A stage that fails does not keep the later ones from running, except the build, without which
+# there is nothing to test. The last stage of all prints the last line: the test runner's own, or,
+# when a stage failed, which ones did.
+set -euo pipefail
+
+gates=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+readonly gates
+cd "$gates/../.."
+
+readonly fuzz_seconds=${FUZZ_SECONDS:-60}
+# Apart from the daemon's own build: these tests need the internals, which it does without.
+readonly release_tests=.build-release-tests
+
+table=()
+failed=()
+
+main() {
+  case ${1:-all} in
+    all)
+      need_root
+      stage lint
+      stage build
+      stage gates
+      stage unit-tests
+      stage release-tests
+      stage fuzz
+      stage laboratory
+      last_stage system-tests
+      ;;
+    check)
+      stage lint
+      stage build
+      stage gates
+      stage release-tests
+      last_stage unit-tests
+      ;;
+    gates)
+      stage build
+      last_stage gates
+      ;;
+    release-tests) last_stage release-tests ;;
+    system-tests)
+      need_root
+      stage build
+      stage laboratory
+      last_stage system-tests
+      ;;
+    step) step "$2" ;;
+    *)
+      echo "stages.sh: unknown argument '$1': all, check, gates, release-tests, system-tests" >&2
+      exit 2
+      ;;
+  esac
+}
+
+step() {
+  case $1 in
+    lint) "$gates/lint.sh" ;;
+    build) swift build -c release --product vhost-user-xdp ;;
+    gates)
+      local status=0
+      "$gates/hot-functions.sh" || status=1
+      "$gates/unsafe-count.sh" || status=1
+      "$gates/foundation.sh" || status=1
+      "$gates/imports.sh" || status=1
+      "$gates/documents.sh" || status=1
+      return "$status"
+      ;;
+    unit-tests) swift test --disable-xctest --skip SystemTests ;;
+    # Counts of retains and allocations mean something only in an optimised build.
+    release-tests)
+      swift test -c release -Xswiftc -enable-testing --scratch-path "$release_tests" \
+        --disable-xctest --skip SystemTests
+      ;;
+    fuzz) "$gates/fuzz.sh" all "$fuzz_seconds" ;;
+    # Packages, QEMU and a guest's kernel; nothing is done when all is there.
+    laboratory)
+      Tests/System/lab/packages.sh build lab
+      Tests/System/lab/artifacts.sh
+      ;;
+    system-tests) SYSTEM_TESTS=1 swift test --disable-xctest --filter SystemTests ;;
+  esac
+}
+
+need_root() {
+  [[ $EUID -eq 0 ]] || {
+    echo "the system tests make network namespaces and AF_XDP sockets: run as root," \
+      "or 'make check' for all other tests" >&2
+    exit 1
+  }
+}
+
+stage() {
+  local start=$SECONDS verdict=ok
+  printf '\n== %s\n' "$1"
+  # A process of its own: `set -e` has no effect in a function whose status is looked at.
+  "$gates/stages.sh" step "$1" || {
+    verdict=FAILED
+    failed+=("$1")
+  }
+  table+=("$(printf '%-16s %5d s  %s' "$1" $((SECONDS - start)) "$verdict")")
+  printf -- '-- %s: %d s, %s\n' "$1" $((SECONDS - start)) "$verdict"
+  [[ $1 != build || $verdict == ok ]] || finish
+}
+
+# Prints what the others took before it, since the last line is its own.
+last_stage() {
+  if ((${#table[@]})); then
+    printf '\n== stages so far\n'
+    printf '%s\n' "${table[@]}"
+  fi
+  printf '\n== %s\n' "$1"
+  "$gates/stages.sh" step "$1" || failed+=("$1")
+  finish
+}
+
+finish() {
+  ((${#failed[@]})) || exit 0
+  local list
+  printf -v list '%s, ' "${failed[@]}"
+  echo "failed: ${list%, }" >&2
+  exit 1
+}
+
+main "$@"

@@ -1,0 +1,46 @@
+// What the kernel itself gets to see of an interface.
+import AFXDP
+import CLinux
+import Glibc
+import Linux
+
+struct PacketSocket: ~Copyable {
+  private let socket: OwnedDescriptor
+
+  init(_ interface: XDPInterface) throws {
+    socket = try PacketSocket.open(interface)
+  }
+
+  private static func open(_ interface: XDPInterface) throws -> OwnedDescriptor {
+    let opened = OwnedDescriptor(
+      adopting: try checkedCall {
+        Glibc.socket(AF_PACKET, CInt(SOCK_RAW.rawValue | SOCK_CLOEXEC.rawValue), 0)
+      })
+    var address = sockaddr_ll()
+    address.sll_family = UInt16(AF_PACKET)
+    // ETH_P_ALL
+    address.sll_protocol = UInt16(3).bigEndian
+    address.sll_ifindex = CInt(interface.index)
+    try checkedCall {
+      unsafe withUnsafePointer(to: &address) {
+        unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+          unsafe bind(opened.raw, $0, socklen_t(MemoryLayout<sockaddr_ll>.size))
+        }
+      }
+    }
+    return opened
+  }
+
+  /// Everything that has come, until nothing has for 100 ms.
+  func collect() -> [[UInt8]] {
+    var frames: [[UInt8]] = []
+    while true {
+      var poller = pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0)
+      guard unsafe poll(&poller, 1, 100) == 1 else { return frames }
+      var bytes = [UInt8](repeating: 0, count: 65536)
+      let count = unsafe recv(socket.raw, &bytes, bytes.count, 0)
+      guard count > 0 else { return frames }
+      frames.append(Array(bytes[0..<count]))
+    }
+  }
+}

@@ -1,0 +1,79 @@
+// What the data path does besides moving packets: nothing.  Numbers of an optimised build only
+// (`swift test -c release --filter RuntimeCostTests`).
+import GuestDriver
+import GuestMemory
+import HostPort
+import Linux
+import RuntimeCounters
+import Testing
+import VirtioNet
+import Virtqueue
+
+@Suite("The data path's own costs", .enabled(if: runtime_counters_optimised()))
+struct RuntimeCostTests {
+  /// A worker with a port, whose turns the test makes itself, and both rings of a pair.
+  struct Fixture {
+    let worker: Worker
+    let receive: DriverQueue
+    let transmit: DriverQueue
+    let ram: GuestRAM
+    let places: [DriverQueue.Buffer]
+    let writable: [DriverQueue.Buffer]
+
+    init(_ port: any HostPort) throws {
+      let mailbox = try Mailbox<WorkerMessage>()
+      worker = try Worker(mailbox: mailbox) { _ in }
+      ram = try GuestRAM(bytes: 4 << 20)
+      let features: VirtioFeatures = [.version1, .mrgRxbuf, .ringEventIdx]
+      receive = DriverQueue(in: ram, size: 256, features: features)
+      transmit = DriverQueue(in: ram, size: 256, features: features)
+      let memory = try ram.memory()
+      let queue = try port.openQueue(0)
+      mailbox.post(.adopt(queue, RingCounters()))
+      for (index, driver) in [receive, transmit].enumerated() {
+        mailbox.post(
+          .startQueue(
+            driver.config(index: index, memory: memory, kick: try EventDescriptor()), queue,
+            RingCounters(), try Reply<QueueStart>()))
+      }
+      mailbox.post(.route(port: 0, ring: 0, try Reply<Bool>()))
+      let area = ram.allocate(256 * 2048, alignment: 64)
+      places = (0..<32).map { .init(GuestAddress(area.value + UInt64($0 * 2048)), 76) }
+      writable = (0..<32).map {
+        .init(GuestAddress(area.value + UInt64((64 + $0) * 2048)), 1600, writable: true)
+      }
+      #expect(worker.readMail())
+    }
+
+    /// One batch of 32 for each direction.
+    func offer() {
+      for buffer in places { transmit.add([buffer]) }
+      transmit.publish()
+      for buffer in writable { receive.add([buffer]) }
+      receive.publish()
+    }
+  }
+
+  @Test("a batch of 32 packets each way retains, releases and allocates nothing")
+  func nothing() throws {
+    let fixture = try Fixture(try GeneratePort(size: 64))
+    for round in 0..<20 {
+      fixture.offer()
+      runtime_counters_start()
+      var moved = 0
+      for _ in 0..<4 {
+        moved += fixture.worker.turn()
+        _ = fixture.worker.flush()
+      }
+      let counts = runtime_counters_stop()
+      #expect(moved == 64, "round \(round)")
+      #expect(counts.retains == 0)
+      #expect(counts.releases == 0)
+      #expect(counts.objects == 0)
+      #expect(counts.mallocs == 0)
+      #expect(counts.accesses == 0)
+      #expect(try fixture.transmit.allUsed().count == 32)
+      #expect(try fixture.receive.allUsed().count == 32)
+    }
+  }
+}

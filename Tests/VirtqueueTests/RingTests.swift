@@ -1,0 +1,209 @@
+// Taking heads, returning them, and rings that are impossible.
+import GuestDriver
+import GuestMemory
+import Linux
+import Testing
+import Virtqueue
+
+@Suite("A running ring")
+struct RingTests {
+  @Test("nothing offered is nothing available")
+  func idle() throws {
+    let rig = try Rig()
+    let waiting = rig.device.availableHeads(64)
+    #expect(waiting == 0)
+    #expect(rig.transmit() == nil)
+  }
+
+  @Test("what was added is seen when it is published, not before")
+  func publication() throws {
+    let rig = try Rig()
+    rig.driver.add([.init(rig.ram.allocate(1), 1)])
+    #expect(rig.transmit() == nil)
+    rig.driver.publish()
+    #expect(rig.transmit() != nil)
+    #expect(rig.transmit() == nil)
+  }
+
+  @Test("heads are looked at ahead and taken later")
+  func lookAhead() throws {
+    let rig = try Rig(size: 8, shuffled: 5)
+    let at = rig.ram.allocate(8)
+    let heads = (0..<5).map { _ in rig.driver.add([.init(at, 1)]) }
+    rig.driver.publish()
+    let waiting = rig.device.availableHeads(1)
+    #expect(waiting == 5)
+    for i in 0..<5 {
+      let head = rig.device.head(i)
+      #expect(head == heads[i])
+    }
+    rig.device.pop(2)
+    let third = rig.device.head(0)
+    #expect(third == heads[2])
+    let left = rig.device.availableHeads(64)
+    #expect(left == 3)
+  }
+
+  @Test("the driver's index is read again only when fewer heads are known than wanted")
+  func reload() throws {
+    let rig = try Rig()
+    let at = rig.ram.allocate(8)
+    rig.driver.add([.init(at, 1)])
+    rig.driver.publish()
+    var waiting = rig.device.availableHeads(1)
+    #expect(waiting == 1)
+    rig.driver.add([.init(at, 1)])
+    rig.driver.publish()
+    waiting = rig.device.availableHeads(1)
+    #expect(waiting == 1)
+    waiting = rig.device.availableHeads(2)
+    #expect(waiting == 2)
+  }
+
+  @Test("a full ring is available as a whole", arguments: [0, 40000, 65535] as [UInt16])
+  func full(start: UInt16) throws {
+    let rig = try Rig(size: 64, start: start)
+    let at = rig.ram.allocate(8)
+    while rig.driver.add([.init(at, 8)]) != nil {}
+    rig.driver.publish()
+    let waiting = rig.device.availableHeads(1)
+    #expect(waiting == 64)
+    var count = 0
+    while rig.transmit() != nil { count += 1 }
+    #expect(count == 64)
+    #expect(try rig.driver.allUsed().count == 64)
+    #expect(rig.driver.freeDescriptors == 64)
+  }
+
+  @Test("several hundred thousand packets go through a ring, in order, over the index's wrap")
+  func longRun() throws {
+    let rig = try Rig(size: 128, start: 60000, shuffled: 1)
+    let at = (0..<128).map { _ in rig.ram.allocate(64) }
+    var generator = SeededGenerator(seed: 99)
+    var sent: UInt32 = 0
+    var expected: [UInt16] = []
+    var arrived: UInt32 = 0
+    var wrong = 0
+    let total: UInt32 = 300_000
+    while arrived < total {
+      // The driver adds some, the device takes some.
+      for _ in 0..<Int.random(in: 1...60, using: &generator) {
+        let buffer = at[Int(sent % 128)]
+        guard sent < total, expected.count < 128,
+          let head = rig.driver.add([.init(buffer, 4)])
+        else { break }
+        unsafe rig.ram.pointer(buffer, length: 4).storeBytes(of: sent, as: UInt32.self)
+        expected.append(head)
+        sent += 1
+      }
+      rig.driver.publish()
+      let waiting = rig.device.availableHeads(60)
+      let count = min(waiting, Int.random(in: 1...60, using: &generator))
+      for i in 0..<count {
+        guard let head = rig.device.head(i), rig.device.collect(head, into: rig.readable) == nil
+        else {
+          wrong += 1
+          continue
+        }
+        var value: UInt32 = .max
+        unsafe withUnsafeMutableBytes(of: &value) {
+          unsafe rig.readable.copy(from: 0, length: 4, to: $0.baseAddress!)
+        }
+        if value != arrived { wrong += 1 }
+        arrived += 1
+        rig.device.push(head, length: 0)
+      }
+      rig.device.pop(count)
+      rig.device.publish()
+      while let used = try rig.driver.nextUsed() {
+        if used.head != expected.first { wrong += 1 }
+        expected.removeFirst()
+      }
+      if wrong > 0 { break }
+    }
+    #expect(wrong == 0)
+    #expect(arrived == total)
+    #expect(rig.driver.freeDescriptors == 128)
+    let end = UInt16(truncatingIfNeeded: 60000 + Int(total))
+    #expect(rig.device.indices == VirtqueueIndices(nextAvail: end, nextUsed: end))
+  }
+}
+
+@Suite("Impossible rings")
+struct FaultTests {
+  @Test("an avail index further ahead than the ring is long stops the queue")
+  func indexTooFar() throws {
+    for (start, index) in [(0, 17), (0, 65535), (10, 9), (65530, 11)] as [(UInt16, UInt16)] {
+      let rig = try Rig(size: 16, start: start)
+      rig.driver.pokeAvailIndex(index)
+      let waiting = rig.device.availableHeads(1)
+      #expect(waiting == 0)
+      #expect(rig.device.fault == .availIndexTooFar)
+    }
+  }
+
+  @Test("an avail index that goes back after heads were taken stops the queue")
+  func indexGoesBack() throws {
+    let rig = try Rig(size: 16)
+    let at = rig.ram.allocate(1)
+    for _ in 0..<3 { rig.driver.add([.init(at, 1)]) }
+    rig.driver.publish()
+    for _ in 0..<3 { #expect(rig.transmit() != nil) }
+    rig.driver.pokeAvailIndex(1)
+    #expect(rig.transmit() == nil)
+    #expect(rig.device.fault == .availIndexTooFar)
+  }
+
+  @Test("a head beyond the table stops the queue", arguments: [16, 17, 32767, 65535] as [UInt16])
+  func headOutOfRange(head: UInt16) throws {
+    let rig = try Rig(size: 16)
+    rig.driver.pokeAvailEntry(0, head)
+    rig.driver.pokeAvailIndex(1)
+    #expect(rig.transmit() == nil)
+    #expect(rig.device.fault == .headOutOfRange)
+  }
+
+  @Test("a stopped queue offers nothing, whatever the driver does then")
+  func staysStopped() throws {
+    let rig = try Rig(size: 16)
+    rig.driver.pokeAvailIndex(17)
+    #expect(rig.transmit() == nil)
+    rig.driver.pokeChain([RawDescriptor(rig.ram.allocate(1).value, 1)], at: 0)
+    #expect(rig.transmit() == nil)
+    let again = rig.device.enableKicks()
+    #expect(!again)
+    #expect(rig.device.indices == VirtqueueIndices(nextAvail: 0, nextUsed: 0))
+  }
+
+  @Test("heads before a bad one can still be returned, and then nothing is offered")
+  func headsBeforeTheFault() throws {
+    let rig = try Rig(size: 16)
+    rig.driver.pokeDescriptor(0, RawDescriptor(rig.ram.allocate(1).value, 1))
+    for i in 0..<4 as Range<UInt16> { rig.driver.pokeAvailEntry(i, i < 3 ? 0 : 99) }
+    rig.driver.pokeAvailIndex(4)
+    let waiting = rig.device.availableHeads(8)
+    #expect(waiting == 4)
+    for i in 0..<3 {
+      let head = rig.device.head(i)
+      #expect(head == 0)
+    }
+    let bad = rig.device.head(3)
+    #expect(bad == nil)
+    rig.device.pop(3)
+    for _ in 0..<3 { rig.device.push(0, length: 0) }
+    rig.device.publish()
+    #expect(rig.driver.publishedUsedIndex == 3)
+    #expect(rig.device.fault == .headOutOfRange)
+    for want in [1, 16, 65535] {
+      let waiting = rig.device.availableHeads(want)
+      #expect(waiting == 0)
+    }
+  }
+
+  @Test("the front-end hears of a fault by the err eventfd")
+  func error() throws {
+    let rig = try Rig()
+    rig.device.signalError()
+    #expect(rig.error.drain())
+  }
+}
