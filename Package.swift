@@ -86,7 +86,7 @@ var targets: [Target] = [
   tests("SharedRing", []),
   tests("Linux", ["CLinux"]),
   tests("Packet", []),
-  tests("GuestMemory", ["GuestDriver", "SharedRing", "Linux"]),
+  tests("GuestMemory", ["GuestDriver", "SharedRing", "Linux", "CLinux"]),
   tests("Virtqueue", ["GuestDriver", "RuntimeCounters", "GuestMemory", "SharedRing", "Linux"]),
   tests("VhostUser", ["GuestDriver", "Virtqueue", "GuestMemory", "Linux", "CLinux"]),
   tests("AFXDP", ["SharedRing", "Linux", "CLinux"]),
@@ -111,7 +111,7 @@ var targets: [Target] = [
 if fuzzing {
   targets += [
     fuzzer("chain-fuzz", ["GuestDriver", "Virtqueue", "GuestMemory", "SharedRing", "Linux"]),
-    fuzzer("message-fuzz", ["VhostUser"]),
+    fuzzer("message-fuzz", ["VhostUser", "Virtqueue", "GuestMemory", "Linux", "CLinux"]),
   ]
 }
 

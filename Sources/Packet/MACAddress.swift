@@ -17,7 +17,9 @@ public struct MACAddress: Hashable, Sendable, CustomStringConvertible {
     guard parts.count == 6, text.count == 17 else { return nil }
     var bytes: [UInt8] = []
     for part in parts {
-      guard part.count == 2, let byte = UInt8(part, radix: 16) else { return nil }
+      // The number alone would take a sign for a digit.
+      guard part.count == 2, part.allSatisfy(\.isHexDigit), let byte = UInt8(part, radix: 16)
+      else { return nil }
       bytes.append(byte)
     }
     self.bytes = bytes

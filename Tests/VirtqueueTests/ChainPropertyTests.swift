@@ -47,7 +47,8 @@ struct ChainPropertyTests {
     for round in 0..<6000 {
       for i in 0..<ChainPropertyTests.size {
         rig.driver.pokeDescriptor(
-          i, randomDescriptor(
+          i,
+          randomDescriptor(
             &generator, rig.ram, entries: ChainPropertyTests.size, writable: writable))
       }
       let head = UInt16.random(in: 0..<UInt16(ChainPropertyTests.size), using: &generator)

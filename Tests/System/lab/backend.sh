@@ -13,7 +13,7 @@
 #   backend_pid                 prints its process id; fails when it does not run
 #   backend_counters            asks the daemon for its counters (SIGUSR1) and prints them
 #   backend_stop                ends it with SIGTERM and returns its exit status; 137 if it did not
-#                               end within 2 s and was killed
+#                               end within 5 s and was killed
 #   backend_kill                ends it with SIGKILL, as a crash would
 #   backend_programs            prints the XDP programs attached in the near namespace: none,
 #                               when no back-end runs
@@ -35,7 +35,8 @@ backend_start_plain() {
 backend_start_testpmd() {
   rm -f "$BACKEND_DIR/stdin"
   mkfifo "$BACKEND_DIR/stdin"
-  backend_input=$BACKEND_DIR/stdin backend_launch dpdk-testpmd -l 0,1 --no-huge -m 1024 --no-pci --file-prefix="lab$$" \
+  backend_input=$BACKEND_DIR/stdin backend_launch \
+    dpdk-testpmd -l 0,1 --no-huge -m 1024 --no-pci --file-prefix="lab$$" \
     --vdev="net_vhost0,iface=$BACKEND_DIR/sock" --vdev=net_af_xdp0,iface=nic0 -- \
     --forward-mode=io --auto-start --total-num-mbufs=16384
 }
@@ -84,7 +85,7 @@ backend_stop() {
   local pid status=0 try
   pid=$(backend_pid) || return 0
   kill -TERM "$pid"
-  for ((try = 0; try < 40; try++)); do
+  for ((try = 0; try < 100; try++)); do
     backend_pid >/dev/null || break
     sleep 0.05
   done

@@ -13,17 +13,17 @@
 #   GUEST_DIR       an existing folder
 #   GUEST_CACHE     what artifacts.sh filled
 #   GUEST_APPEND    more words for the kernel command line, such as lab.modules=
-#   GUEST_NETBOOT   if it is not empty QEMU gets no kernel, and the firmware boots from the network
+#   GUEST_BOOT      network: QEMU gets no kernel, the NIC's iPXE fetches it (netboot.sh serves it)
 #
 #   guest_accel                 prints the accelerator that runs a stock kernel on this machine
 #   guest_start [QEMU-ARGUMENT...]  starts QEMU and returns at once
-#   guest_command_line          prints the kernel's command line
-#   guest_wait [SECONDS]        waits for the guest to be up (60), also after a reboot
+#   guest_wait [SECONDS]        waits for the guest to be up (120), also after a reboot
 #   guest_run [-t SECONDS] COMMAND   runs COMMAND by sh in the guest, killed after SECONDS (60);
 #                               its output (stdout and stderr together) is printed, its
 #                               status returned. 124: the guest did not answer. One at a time.
 #   guest_address               gives the guest's eth0 its addresses and sets it up
 #   guest_reboot                resets the machine, as a guest's own reboot does; then guest_wait
+#   guest_command_line          prints the kernel's command line
 #   guest_monitor COMMAND       gives QEMU's monitor a command, such as "set_link nic off"
 #   guest_pid                   prints QEMU's process id; fails when it does not run
 #   guest_stop                  ends QEMU in order, then by force; never fails
@@ -53,19 +53,10 @@ guest_accel() {
   awk '{ print $2 }' "$memory"
 }
 
-# no_timer_check: on a busy machine the timer of TCG fails the kernel's test, which ends the boot.
-guest_command_line() {
-  echo "console=ttyS0 quiet panic=0 no_timer_check net.ifnames=0 mitigations=off ${GUEST_APPEND:-}"
-}
-
 guest_start() {
-  local channel kernel=()
-  if [[ -z ${GUEST_NETBOOT:-} ]]; then
-    kernel=(
-      -kernel "$GUEST_CACHE/vmlinuz" -initrd "$GUEST_CACHE/initramfs.cpio.gz"
-      -append "$(guest_command_line)"
-    )
-  fi
+  local channel boot=(-kernel "$GUEST_CACHE/vmlinuz" -initrd "$GUEST_CACHE/initramfs.cpio.gz"
+    -append "$(guest_command_line)")
+  [[ ${GUEST_BOOT:-} != network ]] || boot=(-boot n)
   for channel in control monitor; do
     rm -f "$GUEST_DIR/$channel".{in,out}
     mkfifo "$GUEST_DIR/$channel".{in,out}
@@ -74,13 +65,17 @@ guest_start() {
   QEMU=${QEMU:-$GUEST_CACHE/bin/qemu-system-x86_64} ACCEL=${ACCEL:-$(guest_accel)} \
     "$guest_configs/qemu-vhost-user.sh" \
     -nodefaults -no-user-config -display none \
-    "${kernel[@]}" \
+    "${boot[@]}" \
     -serial "file:$GUEST_DIR/console.log" \
     -chardev "pipe,id=control,path=$GUEST_DIR/control" \
     -device virtio-serial-pci -device virtserialport,chardev=control \
     -chardev "pipe,id=monitor,path=$GUEST_DIR/monitor" -mon chardev=monitor,mode=readline \
     "$@" </dev/null >"$GUEST_DIR/qemu.log" 2>&1 &
   echo $! >"$GUEST_DIR/qemu.pid"
+}
+
+guest_command_line() {
+  echo "console=ttyS0 quiet panic=0 net.ifnames=0 mitigations=off ${GUEST_APPEND:-}"
 }
 
 guest_pid() {
@@ -90,7 +85,7 @@ guest_pid() {
 }
 
 guest_wait() {
-  local seconds=${1:-60}
+  local seconds=${1:-120}
   guest_exchange "$seconds" ready || {
     guest_explain "the guest is not up after $seconds s"
     return 124

@@ -34,6 +34,8 @@ source "$lab_folder/backend.sh"
 source "$lab_folder/guest.sh"
 # shellcheck source=Tests/System/lab/testpmd.sh
 source "$lab_folder/testpmd.sh"
+# shellcheck source=Tests/System/lab/netboot.sh
+source "$lab_folder/netboot.sh"
 
 lab_processes=()
 
