@@ -109,7 +109,7 @@ var targets: [Target] = [
 if fuzzing {
   targets += [
     fuzzer("chain-fuzz", ["GuestDriver", "Virtqueue", "GuestMemory", "SharedRing", "Linux"]),
-    fuzzer("message-fuzz", ["VhostUser"]),
+    fuzzer("message-fuzz", ["VhostUser", "Virtqueue", "GuestMemory", "Linux", "CLinux"]),
   ]
 }
 

@@ -1,0 +1,174 @@
+// A connected Unix stream socket that carries bytes and descriptors (SCM_RIGHTS, unix(7)).
+//
+// Nothing here ever blocks, whatever the flags of the socket say: a peer that stops half-way
+// through a message, or never reads what it is sent, must not stop the thread that serves it.
+// Hostile: the peer.  Every descriptor that it sends has an owner from the moment it arrives, so
+// one that nobody takes is closed.
+//
+// The tempting wrong form: an array of numbers that the caller closes.  Each error path then
+// leaks what it forgot, and the peer decides how often that path is taken.
+import CLinux
+import Glibc
+
+/// Descriptors that came with a message, in their order; those that nobody takes are closed.
+public struct ReceivedDescriptors: ~Copyable, Sendable {
+  /// Most descriptors that one message may carry.
+  public static let maximumCount = Int(CLINUX_MAX_FDS)
+
+  private var raw: [CInt] = []
+
+  public init() {}
+
+  deinit { for descriptor in raw { close(descriptor) } }
+
+  public var count: Int { raw.count }
+
+  public mutating func append(_ descriptor: consuming OwnedDescriptor) {
+    raw.append(descriptor.release())
+  }
+
+  /// The first descriptor that is left; nil if there is none.
+  public mutating func takeFirst() -> OwnedDescriptor? {
+    raw.isEmpty ? nil : OwnedDescriptor(adopting: raw.removeFirst())
+  }
+
+  /// The first descriptor that is left, as one to write events to or read them from.  It is made
+  /// non-blocking: a peer that fills its own eventfd must not stop the thread that signals it.
+  public mutating func takeFirstEvent() -> EventDescriptor? {
+    guard let descriptor = takeFirst() else { return nil }
+    let flags = fcntl(descriptor.raw, F_GETFL)
+    if flags >= 0 { _ = fcntl(descriptor.raw, F_SETFL, flags | O_NONBLOCK) }
+    return EventDescriptor(adopting: descriptor)
+  }
+}
+
+public struct UnixSocket: ~Copyable, Sendable {
+  private let descriptor: OwnedDescriptor
+
+  /// Takes over a connected stream socket.
+  public init(adopting descriptor: consuming OwnedDescriptor) { self.descriptor = descriptor }
+
+  /// Takes over the connected socket that somebody opened for this process (`--fd=N`).
+  /// - Throws: if `number` is not an open, connected Unix stream socket.
+  public init(inherited number: CInt) throws(UnixSocketError) {
+    guard number >= 0, fcntl(number, F_GETFD) >= 0 else {
+      throw .unusable(descriptor: number, why: "it is not open")
+    }
+    guard socketOption(SO_DOMAIN, of: number) == AF_UNIX,
+      socketOption(SO_TYPE, of: number) == CInt(SOCK_STREAM.rawValue)
+    else { throw .unusable(descriptor: number, why: "it is not a Unix stream socket") }
+    guard socketOption(SO_ACCEPTCONN, of: number) == 0, clinux_peer_pid(number) >= 0,
+      hasPeer(number)
+    else { throw .unusable(descriptor: number, why: "it is not connected") }
+    _ = fcntl(number, F_SETFD, FD_CLOEXEC)
+    descriptor = OwnedDescriptor(adopting: number)
+  }
+
+  /// For an epoll set; owned by this value.
+  public var raw: CInt { descriptor.raw }
+
+  /// Process id of the peer (of the listener, if this side connected); nil if it is not known.
+  public var peerProcess: Int? {
+    let pid = clinux_peer_pid(descriptor.raw)
+    return pid > 0 ? Int(pid) : nil
+  }
+
+  public enum Received: Equatable, Sendable {
+    case bytes(Int)
+    case wouldBlock
+    case endOfStream
+  }
+
+  /// Receives bytes into `buffer[range]`, at least one, and the descriptors that come with them.
+  /// - Throws: `EMSGSIZE` if more descriptors came than one message may carry, or than this
+  ///   process may open; all of them are closed then.
+  public func receive(
+    into buffer: inout [UInt8], at range: Range<Int>, descriptors: inout ReceivedDescriptors
+  ) throws(Errno) -> Received {
+    precondition(!range.isEmpty && buffer.indices.contains(range.upperBound - 1))
+    var numbers = [CInt](repeating: -1, count: ReceivedDescriptors.maximumCount)
+    var count: CInt = 0
+    let raw = descriptor.raw
+    let result = unsafe buffer.withUnsafeMutableBytes { bytes in
+      unsafe clinux_recv_fds(
+        raw, bytes.baseAddress! + range.lowerBound, range.count, &numbers, &count,
+        CInt(MSG_DONTWAIT))
+    }
+    for number in numbers.prefix(Int(count)) {
+      descriptors.append(OwnedDescriptor(adopting: number))
+    }
+    switch result {
+    case 0: return .endOfStream
+    case 1...: return .bytes(result)
+    case -Int(EAGAIN): return .wouldBlock
+    default: throw Errno(CInt(truncatingIfNeeded: -result))
+    }
+  }
+
+  /// Sends as much of `bytes` as the socket takes now.
+  public func send(_ bytes: [UInt8]) -> CallResult {
+    let raw = descriptor.raw
+    return systemCall {
+      unsafe bytes.withUnsafeBytes { bytes in
+        unsafe Glibc.send(
+          raw, bytes.baseAddress, bytes.count,
+          CInt(MSG_DONTWAIT) | CInt(MSG_NOSIGNAL))
+      }
+    }
+  }
+}
+
+/// Why a socket cannot be had, with what to do about it.
+public enum UnixSocketError: Error, Equatable, Sendable, CustomStringConvertible {
+  case pathTooLong(String, limit: Int)
+  /// Something else is at the path; it is left alone.
+  case notASocket(String)
+  /// Somebody listens at the path; the process, if the kernel told.
+  case inUse(String, owner: Int?)
+  case failed(call: String, path: String, Errno)
+  /// A descriptor that was handed to this process does not serve.
+  case unusable(descriptor: CInt, why: String)
+
+  public var description: String {
+    switch self {
+    case .pathTooLong(let path, let limit):
+      "socket path \(path) has \(path.utf8.count) bytes, at most \(limit) are possible; use a "
+        + "shorter path, for example under /run"
+    case .notASocket(let path):
+      "\(path) exists and is not a socket; it is left alone: remove it or choose another path"
+    case .inUse(let path, let owner):
+      "\(path) is in use by "
+        + (owner.map { "process \($0)" } ?? "a process that does not answer")
+        + "; stop that process or choose another path"
+    case .failed(let call, let path, let errno):
+      "\(call) \(path): \(errno)" + UnixSocketError.remedy(errno)
+    case .unusable(let descriptor, let why):
+      "descriptor \(descriptor) cannot be used: \(why); give a connected Unix stream socket"
+    }
+  }
+
+  private static func remedy(_ errno: Errno) -> String {
+    switch errno.code {
+    case ENOENT: "; create the directory first"
+    case EACCES, EPERM: "; this user may not write to the directory or the socket"
+    case EADDRINUSE: "; another process took the path at this moment"
+    default: ""
+    }
+  }
+}
+
+private func socketOption(_ name: CInt, of socket: CInt) -> CInt? {
+  var value: CInt = 0
+  var length = socklen_t(MemoryLayout<CInt>.size)
+  return unsafe getsockopt(socket, SOL_SOCKET, name, &value, &length) == 0 ? value : nil
+}
+
+/// A socket without a peer has credentials too (-1, or those of its pair), so ask for the name.
+private func hasPeer(_ socket: CInt) -> Bool {
+  var address = sockaddr_un()
+  var length = socklen_t(MemoryLayout<sockaddr_un>.size)
+  return unsafe withUnsafeMutableBytes(of: &address) { bytes in
+    unsafe getpeername(
+      socket, bytes.baseAddress!.assumingMemoryBound(to: sockaddr.self), &length) == 0
+  }
+}

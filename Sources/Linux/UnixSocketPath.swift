@@ -1,0 +1,147 @@
+// Unix sockets at a path: to listen at one, to connect to one.
+//
+// A daemon that is killed leaves its socket file behind, and bind(2) refuses a path that exists.
+// Whether the file is stale is asked of the kernel: a connection that is refused has no listener.
+// A live socket is never taken over, what is not a socket is never removed, and at the end only
+// the file that was made here goes: a successor may have put its own at the same path.
+import CLinux
+import Glibc
+
+/// A listening socket at a path.  The file goes with it, if it is still the same file.
+public struct UnixSocketListener: ~Copyable, Sendable {
+  private let descriptor: OwnedDescriptor
+  private let file: SocketFile
+
+  /// Listens at `path`, in place of a socket that nobody listens to any more.
+  public init(path: String) throws(UnixSocketError) {
+    let socket = try unixSocket(for: path)
+    try UnixSocketListener.removeStaleSocket(path)
+    let raw = socket.raw
+    try call("bind", path) {
+      unsafe withUnixAddress(path) { unsafe Glibc.bind(raw, $0, $1) }
+    }
+    let file = SocketFile(path)
+    // A front-end that comes before its predecessor has left waits in the queue.
+    try call("listen", path) { Glibc.listen(raw, 8) }
+    descriptor = socket
+    self.file = file
+  }
+
+  public var path: String { file.path }
+
+  /// For an epoll set: readable while somebody waits to be accepted.
+  public var raw: CInt { descriptor.raw }
+
+  /// The next connection; nil if nobody waits (any more).
+  public func accept() throws(UnixSocketError) -> UnixSocket? {
+    let raw = descriptor.raw
+    switch systemCall({
+      Int(accept4(raw, nil, nil, CInt(SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)))
+    }) {
+    case .done(let number): return UnixSocket(adopting: OwnedDescriptor(adopting: CInt(number)))
+    case .wouldBlock, .failed(Errno(ECONNABORTED)): return nil
+    case .failed(let errno): throw .failed(call: "accept", path: path, errno)
+    }
+  }
+
+  private static func removeStaleSocket(_ path: String) throws(UnixSocketError) {
+    var status = stat()
+    guard unsafe lstat(path, &status) == 0 else { return }
+    guard status.st_mode & S_IFMT == S_IFSOCK else { throw .notASocket(path) }
+    do throws(UnixSocketError) {
+      let live = try UnixSocket(connectingTo: path)
+      throw .inUse(path, owner: live.peerProcess)
+    } catch .failed(call: _, path: _, Errno(ECONNREFUSED)) {
+      // Nobody listens: what a dead daemon left.
+    } catch .failed(call: _, path: _, Errno(ENOENT)) {
+      return
+    } catch .failed(call: _, path: _, Errno(EAGAIN)) {
+      // The queue of a listener that accepts nobody at the moment is full.
+      throw .inUse(path, owner: nil)
+    }
+    guard unsafe unlink(path) == 0 || errno == ENOENT else {
+      throw .failed(call: "unlink", path: path, Errno.current)
+    }
+  }
+}
+
+extension UnixSocket {
+  /// Throws if an address cannot hold `path`.
+  public static func check(path: String) throws(UnixSocketError) {
+    let limit = MemoryLayout.size(ofValue: sockaddr_un().sun_path) - 1
+    guard path.utf8.count <= limit else { throw .pathTooLong(path, limit: limit) }
+  }
+
+  /// Connects to a listener, at once or not at all: `EAGAIN` if its queue is full.
+  public init(connectingTo path: String) throws(UnixSocketError) {
+    let socket = try unixSocket(for: path)
+    let raw = socket.raw
+    try call("connect to", path) {
+      unsafe withUnixAddress(path) { unsafe Glibc.connect(raw, $0, $1) }
+    }
+    self.init(adopting: socket)
+  }
+}
+
+/// The file that bind(2) made, to be removed unless another one has taken its place.
+/// (Not private: in release builds other modules destroy it in line and name its metadata.)
+struct SocketFile: ~Copyable, Sendable {
+  let path: String
+  private let identity: Identity?
+
+  init(_ path: String) {
+    self.path = path
+    identity = Identity(path)
+  }
+
+  deinit {
+    if let identity, Identity(path) == identity { unsafe unlink(path) }
+  }
+
+  private struct Identity: Equatable, Sendable {
+    private let device: dev_t
+    private let inode: ino_t
+
+    init?(_ path: String) {
+      var status = stat()
+      guard unsafe lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK else {
+        return nil
+      }
+      device = status.st_dev
+      inode = status.st_ino
+    }
+  }
+}
+
+/// A new stream socket for a path that an address can hold.
+private func unixSocket(for path: String) throws(UnixSocketError) -> OwnedDescriptor {
+  try UnixSocket.check(path: path)
+  let type = SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue
+  let raw = socket(AF_UNIX, CInt(type), 0)
+  guard raw >= 0 else { throw .failed(call: "socket for", path: path, Errno.current) }
+  return OwnedDescriptor(adopting: raw)
+}
+
+private func call(
+  _ name: String, _ path: String, _ body: () -> CInt
+) throws(UnixSocketError) {
+  do throws(Errno) { try checkedCall(body) } catch {
+    throw .failed(call: name, path: path, error)
+  }
+}
+
+/// Calls `body` with the address of `path`, which `unixSocket(for:)` found short enough.
+private func withUnixAddress(
+  _ path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> CInt
+) -> CInt {
+  var address = sockaddr_un()
+  address.sun_family = sa_family_t(AF_UNIX)
+  unsafe withUnsafeMutableBytes(of: &address.sun_path) { bytes in
+    for (i, byte) in path.utf8.prefix(bytes.count - 1).enumerated() { unsafe bytes[i] = byte }
+  }
+  return unsafe withUnsafeBytes(of: &address) { bytes in
+    unsafe body(
+      bytes.baseAddress!.assumingMemoryBound(to: sockaddr.self),
+      socklen_t(MemoryLayout<sockaddr_un>.size))
+  }
+}

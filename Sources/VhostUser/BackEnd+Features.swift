@@ -1,0 +1,100 @@
+// Negotiation, reset, and what concerns the device as a whole.
+import Linux
+import Virtqueue
+
+extension BackEnd {
+  /// Smallest MTU of Ethernet that carries IPv4 (RFC 791).
+  private static let smallestMTU = 68
+
+  private var offered: VirtioFeatures { device.offeredFeatures.union(.protocolFeatures) }
+
+  var queuePairCount: Int { device.queuePairCount }
+
+  func getFeatures() -> Reply { .number(offered.rawValue) }
+
+  /// Replaces what was negotiated: a guest that boots again with another driver drops features.
+  func setFeatures(_ value: UInt64) -> Reply {
+    let wanted = VirtioFeatures(rawValue: value)
+    let unknown = wanted.subtracting(offered)
+    if !unknown.isEmpty {
+      warn(
+        "SET_FEATURES: not offered, ignored: \(unknown.namesOfBits.joined(separator: " "))")
+    }
+    negotiate(wanted.intersection(offered))
+    // Without PROTOCOL_FEATURES there is no SET_VRING_ENABLE.
+    if !features.contains(.protocolFeatures) {
+      for i in rings.indices { rings[i].isEnabled = true }
+    }
+    return .acknowledge
+  }
+
+  /// The device hears of changes only; the rings are stopped.
+  func negotiate(_ negotiated: VirtioFeatures) {
+    guard negotiated != features else { return }
+    features = negotiated
+    device.negotiate(negotiated.subtracting(.protocolFeatures))
+  }
+
+  func setProtocolFeatures(_ value: UInt64) -> Reply {
+    let wanted = ProtocolFeatures(rawValue: value)
+    let unknown = wanted.subtracting(.offered)
+    if !unknown.isEmpty {
+      warn(
+        "SET_PROTOCOL_FEATURES: not offered, ignored: "
+          + unknown.namesOfBits.joined(separator: " "))
+    }
+    protocolFeatures = wanted.intersection(.offered)
+    return .acknowledge
+  }
+
+  /// RESET_OWNER, which front-ends no longer send, has meant more than one thing; this is what the
+  /// specification recommends.
+  func disableRings() -> Reply {
+    for i in rings.indices { rings[i].isEnabled = false }
+    return .acknowledge
+  }
+
+  /// Back to the state before the driver came.  The memory table stays: with CONFIGURE_MEM_SLOTS
+  /// QEMU sends differences to what it sent before, and knows of no reset in between.
+  func resetDevice() -> Reply {
+    for i in rings.indices {
+      stop(i)
+      rings[i].reset()
+    }
+    negotiate([])
+    status = 0
+    return .acknowledge
+  }
+
+  func setStatus(_ value: UInt64) throws(VhostUserError) -> Reply {
+    guard let status = UInt8(exactly: value) else {
+      throw .wrongValue(request: "SET_STATUS", value: value, allowed: "a status of 0 to 255")
+    }
+    if status == 0 { return resetDevice() }
+    self.status = status
+    return .acknowledge
+  }
+
+  func setMTU(_ mtu: UInt64) throws(VhostUserError) -> Reply {
+    guard mtu >= BackEnd.smallestMTU else {
+      throw .wrongValue(
+        request: "NET_SET_MTU", value: mtu, allowed: "at least \(BackEnd.smallestMTU)")
+    }
+    guard mtu <= UInt64(max(0, device.maximumMTU)) else {
+      throw .mtuTooLarge(mtu: mtu, largest: device.maximumMTU)
+    }
+    return .acknowledge
+  }
+
+  /// The first six bytes of the payload are the guest's address.
+  func announce(_ address: UInt64) -> Reply {
+    func byte(_ i: UInt64) -> UInt8 { UInt8(truncatingIfNeeded: address >> (8 * i)) }
+    device.announce((byte(0), byte(1), byte(2), byte(3), byte(4), byte(5)))
+    return .acknowledge
+  }
+
+  func setChannel(_ sockets: inout ReceivedDescriptors) -> Reply {
+    if let socket = sockets.takeFirst() { channel = BackEndChannel(adopting: socket) }
+    return .acknowledge
+  }
+}

@@ -1,0 +1,61 @@
+// The memory table.
+//
+// A new table is complete before it replaces the old one, so a refused request leaves the rings
+// with what they had.  Every ring is quiet meanwhile; one whose memory is gone is refused by the
+// device when it starts again, which costs that ring and not the connection.
+import GuestMemory
+import Linux
+
+extension GuestMemory {
+  /// Before the front-end has sent any, and after it has left.
+  static let empty: GuestMemory = {
+    do throws(GuestMemoryError) { return try GuestMemory([]) } catch {
+      preconditionFailure("a table without regions is refused: \(error)")
+    }
+  }()
+}
+
+extension BackEnd {
+  func setMemoryTable(
+    _ regions: [MemoryRegionDescription], _ files: inout ReceivedDescriptors
+  ) throws(VhostUserError) -> Reply {
+    do throws(GuestMemoryError) {
+      var mapped: [MemoryRegion] = []
+      for region in regions {
+        guard let file = files.takeFirst() else { break }
+        mapped.append(try MemoryRegion(region, file: file))
+      }
+      memory = try GuestMemory(mapped)
+    } catch {
+      throw .memory(request: "SET_MEM_TABLE", error)
+    }
+    return .acknowledge
+  }
+
+  func addRegion(
+    _ region: MemoryRegionDescription, _ files: inout ReceivedDescriptors
+  ) throws(VhostUserError) -> Reply {
+    guard let file = files.takeFirst() else {
+      throw .wrongDescriptorCount(request: "ADD_MEM_REG", count: 0, expected: "1")
+    }
+    do throws(GuestMemoryError) {
+      // Before the mapping, so that a full table maps nothing.
+      guard memory.regions.count < GuestMemory.maximumRegions else {
+        throw .tooManyRegions(limit: GuestMemory.maximumRegions)
+      }
+      memory = try memory.adding(try MemoryRegion(region, file: file))
+    } catch {
+      throw .memory(request: "ADD_MEM_REG", error)
+    }
+    return .acknowledge
+  }
+
+  func removeRegion(_ region: MemoryRegionDescription) throws(VhostUserError) -> Reply {
+    do throws(GuestMemoryError) {
+      memory = try memory.removing(region)
+    } catch {
+      throw .memory(request: "REM_MEM_REG", error)
+    }
+    return .acknowledge
+  }
+}

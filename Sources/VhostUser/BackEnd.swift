@@ -1,0 +1,250 @@
+// One session with a front-end, from its connection to its end (vhost-user specification).
+//
+// Each request goes the same way: bytes to message (`Connection`, `Message`), a look into the
+// request table, then: may it be asked now?, which rings must stand still?, its handler, start
+// again what can run, answer.  A ring that runs belongs to the device, so nothing that a handler
+// changes is in use while it changes; an acknowledgement is sent after the device is quiet or
+// running again, which is what makes it true.
+//
+// Rules that the handlers share:
+// - A request that is refused has changed nothing.
+// - Features replace what was negotiated before, and only offered bits count.
+// - Memory, call and error descriptors survive a reset, see `resetDevice` and `Vring.reset`.
+// - When the session ends, for whatever reason, the rings are stopped, then the memory is
+//   released, then everything that the front-end sent is closed.
+//
+// Hostile: the front-end.  All of it runs on the control thread and nothing waits for the peer.
+public import Linux
+import Virtqueue
+import GuestMemory
+
+/// How much a log line matters.
+public enum LogLevel: String, Comparable, Sendable, CaseIterable {
+  case debug, info, warning, error
+
+  public static func < (a: LogLevel, b: LogLevel) -> Bool {
+    allCases.firstIndex(of: a)! < allCases.firstIndex(of: b)!
+  }
+}
+
+public final class BackEnd {
+  /// Refused requests that are logged, for each session: a front-end must not fill a disk.
+  static let loggedRefusals = 32
+
+  let device: any Device
+  private let log: (LogLevel, String) -> Void
+  private let connected: (String) -> Void
+  private var connection: Connection?
+
+  var rings: [Vring]
+  var memory = GuestMemory.empty
+  /// Offered and acknowledged, with PROTOCOL_FEATURES.
+  var features: VirtioFeatures = []
+  var protocolFeatures: ProtocolFeatures = []
+  /// Device status of the driver (virtio 1.3, 2.1).
+  var status: UInt8 = 0
+  var channel: BackEndChannel?
+
+  private var refusals = 0
+  private var unknownRequests: Set<UInt32> = []
+  private var lastSummary: String?
+
+  /// - Parameters:
+  ///   - socket: the connection, which the session owns and closes at its end.
+  ///   - log: takes lines for people.
+  ///   - connected: takes `connectionSummary` when the first ring starts and whenever it is
+  ///     another one afterwards.
+  public init(
+    device: any Device, socket: consuming UnixSocket,
+    log: @escaping (LogLevel, String) -> Void, connected: @escaping (String) -> Void = { _ in }
+  ) {
+    self.device = device
+    self.log = log
+    self.connected = connected
+    connection = Connection(socket)
+    rings = (0..<device.queuePairCount * 2).map(Vring.init(index:))
+  }
+
+  deinit { end() }
+
+  /// The socket, for an epoll set (readable, level-triggered); nil after the end.
+  public var descriptor: Int32? { connection?.raw }
+  /// The front-end's process, if the kernel told.
+  public var peerProcess: Int? { connection?.peerProcess ?? nil }
+  /// Whether the session is over.
+  public var hasEnded: Bool { connection == nil }
+  /// Rings that the device has now.
+  public var startedRings: [Int] { rings.filter(\.isStarted).map(\.index) }
+
+  public enum Progress: Equatable, Sendable {
+    /// Nothing more to do until the socket is readable again.
+    case waiting
+    /// The front-end left; the session has ended.
+    case closed
+  }
+
+  /// Carries out the requests that have arrived, but at most 64, so that a front-end cannot keep
+  /// the control thread for itself: the rest is reported again.
+  /// - Throws: what ended the session, which has ended then.
+  public func handleReadable() throws(VhostUserError) -> Progress {
+    do throws(VhostUserError) {
+      for _ in 0..<64 {
+        guard connection != nil else { return .closed }
+        switch try connection!.next() {
+        case .waiting: return .waiting
+        case .closed:
+          end()
+          return .closed
+        case .message(var message): try handle(&message)
+        }
+      }
+      return .waiting
+    } catch {
+      end()
+      throw error
+    }
+  }
+
+  /// Ends the session.
+  public func end() {
+    guard connection != nil else { return }
+    rings.indices.forEach(stop)
+    for i in rings.indices { rings[i] = Vring(index: i) }
+    memory = GuestMemory.empty
+    negotiate([])
+    channel = nil
+    connection = nil
+  }
+
+  /// For people: what was negotiated, by name.  "no-linear-tx" says that transmit packets may come
+  /// with no linear head, in any descriptor layout: header alone or not, packet cut anywhere.
+  public var connectionSummary: String {
+    let virtio = features.subtracting(.protocolFeatures).namesOfBits
+    let names = protocolFeatures.namesOfBits
+    let anyLayout = !features.isDisjoint(with: [.version1, .anyLayout])
+    return "virtio features: \(virtio.isEmpty ? "none" : virtio.joined(separator: " "))"
+      + "; vhost-user features: \(names.isEmpty ? "none" : names.joined(separator: " "))"
+      + (anyLayout ? "; no-linear-tx" : "")
+  }
+
+  // MARK: One message
+
+  private func handle(_ raw: inout RawMessage) throws(VhostUserError) {
+    let code = raw.header.request
+    let row = RequestTable.row(code)
+    let reply: Reply
+    do throws(VhostUserError) {
+      let message = try Message(
+        header: raw.header, payload: raw.payload, descriptorCount: raw.descriptors.count)
+      guard let row else { throw .unknownRequest(code) }
+      log(.debug, row.name)
+      reply = try perform(row, message.payload, &raw.descriptors)
+    } catch {
+      try refuse(raw.header, row, error)
+      return
+    }
+    // REPLY_ACK counts from the message on that negotiates it.
+    if reply != .acknowledge || wantsAcknowledgement(raw.header) {
+      try send(reply, code, row?.name ?? "")
+    }
+    reportConnection()
+  }
+
+  private func perform(
+    _ row: RequestRow, _ payload: Payload, _ descriptors: inout ReceivedDescriptors
+  ) throws(VhostUserError) -> Reply {
+    try check(row)
+    if let ring = payload.ring, ring >= UInt32(rings.count) {
+      throw .noSuchRing(request: row.name, index: ring, ringCount: rings.count)
+    }
+    let ring = Int(payload.ring ?? 0)
+    let quiet: Range<Int> =
+      switch row.quiesces {
+      case .nothing: 0..<0
+      case .itsRing: ring..<ring + 1
+      case .everyRing: rings.indices
+      }
+    quiet.forEach(stop)
+    defer { quiet.forEach(startIfComplete) }
+    switch (row.handler, payload) {
+    case (.empty(let run), .empty): return run(self)
+    case (.descriptor(let run), .empty): return run(self, &descriptors)
+    case (.number(let run), .number(let number)): return try run(self, number)
+    case (.vringState(let run), .vringState(let state)):
+      return try run(self, ring, state.number)
+    case (.vringAddresses(let run), .vringAddresses(let addresses)):
+      return run(self, ring, addresses)
+    case (.vringEvent(let run), .vringEvent):
+      return run(self, ring, descriptors.takeFirstEvent())
+    case (.memoryTable(let run), .memoryTable(let regions)):
+      return try run(self, regions, &descriptors)
+    case (.memoryRegion(let run), .memoryRegion(let region)):
+      return try run(self, region, &descriptors)
+    default: throw .unknownRequest(row.request)
+    }
+  }
+
+  private func check(_ row: RequestRow) throws(VhostUserError) {
+    let missing: String? =
+      switch row.requires {
+      case .nothing: nil
+      case .offered(let needed):
+        ProtocolFeatures.offered.contains(needed) ? nil : needed.namesOfBits.joined()
+      case .negotiated(let needed):
+        protocolFeatures.contains(needed) ? nil : needed.namesOfBits.joined()
+      case .accessPlatform:
+        features.contains(.accessPlatform) ? nil : "ACCESS_PLATFORM"
+      }
+    if let missing { throw .featureMissing(request: row.name, feature: missing) }
+  }
+
+  // MARK: Answers
+
+  private func wantsAcknowledgement(_ header: MessageHeader) -> Bool {
+    header.needsReply && protocolFeatures.contains(.replyAck)
+  }
+
+  private func send(_ reply: Reply, _ request: UInt32, _ name: String) throws(VhostUserError) {
+    guard connection != nil else { return }
+    try connection!.send(reply.bytes(for: request), request: name)
+  }
+
+  /// Refuses a request, in the way that its row says; ends the session if nothing else is left.
+  private func refuse(
+    _ header: MessageHeader, _ row: RequestRow?, _ error: VhostUserError
+  ) throws(VhostUserError) {
+    if error.endsConnection { throw error }
+    logRefusal(error)
+    switch row?.refusal ?? .negativeAcknowledge {
+    case .reply(let reply): try send(reply, header.request, row?.name ?? "")
+    case .negativeAcknowledge:
+      if wantsAcknowledgement(header) {
+        try send(.number(1), header.request, row?.name ?? "request \(header.request)")
+      }
+    case .endsConnection:
+      throw .cannotAnswer(request: row?.name ?? "", why: error.description)
+    }
+  }
+
+  private func logRefusal(_ error: VhostUserError) {
+    if case .unknownRequest(let code) = error {
+      guard unknownRequests.count < BackEnd.loggedRefusals, unknownRequests.insert(code).inserted
+      else { return }
+    } else {
+      refusals += 1
+      guard refusals <= BackEnd.loggedRefusals else { return }
+    }
+    warn("refused: \(error)")
+    if refusals == BackEnd.loggedRefusals { warn("further refusals are not logged") }
+  }
+
+  func warn(_ line: String) { log(.warning, line) }
+
+  private func reportConnection() {
+    guard rings.contains(where: \.isStarted) else { return }
+    let summary = connectionSummary
+    guard summary != lastSummary else { return }
+    lastSummary = summary
+    connected(summary)
+  }
+}

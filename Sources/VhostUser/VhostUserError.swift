@@ -1,0 +1,75 @@
+// Everything that a front-end can do wrong, and what it costs.
+//
+// Most violations cost the request: it is refused, nothing has changed, and the front-end hears of
+// it if it asked for a reply.  The connection ends only where its bytes can no longer be trusted to
+// be messages, or where the front-end would wait for ever for an answer that cannot be given.
+public import GuestMemory
+public import Linux
+
+public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible {
+  // The stream.
+  case wrongVersion(request: UInt32, version: UInt32)
+  case replyFromFrontEnd(request: UInt32)
+  case payloadTooLarge(request: UInt32, size: UInt32, limit: Int)
+  case tooManyDescriptors(limit: Int)
+  case endedInsideMessage(received: Int, expected: Int)
+  case socket(Errno)
+  case repliesNotRead(request: String)
+  case cannotAnswer(request: String, why: String)
+  // A request.
+  case unknownRequest(UInt32)
+  case wrongSize(request: String, size: Int, expected: String)
+  case wrongDescriptorCount(request: String, count: Int, expected: String)
+  case featureMissing(request: String, feature: String)
+  case noSuchRing(request: String, index: UInt32, ringCount: Int)
+  case wrongValue(request: String, value: UInt64, allowed: String)
+  case memory(request: String, GuestMemoryError)
+  case mtuTooLarge(mtu: UInt64, largest: Int)
+
+  /// Whether the connection is over.
+  public var endsConnection: Bool {
+    switch self {
+    case .wrongVersion, .replyFromFrontEnd, .payloadTooLarge, .tooManyDescriptors,
+      .endedInsideMessage, .socket, .repliesNotRead, .cannotAnswer:
+      true
+    default: false
+    }
+  }
+
+  public var description: String {
+    switch self {
+    case .wrongVersion(let request, let version):
+      "request \(request): protocol version \(version), only 1 is known"
+    case .replyFromFrontEnd(let request):
+      "request \(request) has the reply flag, which only a back-end sets"
+    case .payloadTooLarge(let request, let size, let limit):
+      "request \(request): payload of \(size) bytes, at most \(limit) are possible"
+    case .tooManyDescriptors(let limit):
+      "a message came with more than \(limit) descriptors, or with more than this process may "
+        + "have open (ulimit -n)"
+    case .endedInsideMessage(let received, let expected):
+      "the front-end left inside a message: \(received) of \(expected) bytes"
+    case .socket(let errno): "socket: \(errno)"
+    case .repliesNotRead(let request):
+      "\(request): the socket is full: the front-end does not read its replies"
+    case .cannotAnswer(let request, let why):
+      "\(why); the front-end waits for an answer that \(request) does not have"
+    case .unknownRequest(let code): "unknown request \(code)"
+    case .wrongSize(let request, let size, let expected):
+      "\(request): payload of \(size) bytes instead of \(expected)"
+    case .wrongDescriptorCount(let request, let count, let expected):
+      "\(request): \(count) descriptors instead of \(expected)"
+    case .featureMissing(let request, let feature):
+      "\(request) needs \(feature), which was not negotiated"
+    case .noSuchRing(let request, let index, let ringCount):
+      "\(request): ring \(index), but there are \(ringCount) rings"
+        + "; ask for at most \(ringCount / 2) queue pairs (queues=)"
+    case .wrongValue(let request, let value, let allowed):
+      "\(request): value \(value) is not \(allowed)"
+    case .memory(let request, let error): "\(request): \(error)"
+    case .mtuTooLarge(let mtu, let largest):
+      "NET_SET_MTU: the host port carries an MTU of \(largest), not \(mtu); start the guest with "
+        + "host_mtu=\(largest) or less, or raise the MTU of the interface"
+    }
+  }
+}

@@ -1,0 +1,190 @@
+# shellcheck shell=bash
+# The QEMU guest: starts it with qemu-configs/qemu-vhost-user.sh and runs commands in it.
+#
+# All state of a guest is in the folder GUEST_DIR, so two guests are two values of GUEST_DIR, and a
+# guest may be started by one shell and driven by another:
+#   console.log, qemu.log     the messages of the guest's kernel, and of QEMU
+#   control.in, control.out   the control channel (guest/agent)
+#   monitor.in, monitor.out   QEMU's monitor
+#   qemu.pid                  QEMU's process id
+#
+# Variables that a caller sets before guest_start, besides those of qemu-vhost-user.sh
+# (SOCKET, MAC, QUEUES, CPUS, MEMORY, ACCEL, DEVICE_OPTIONS, RING_SIZE):
+#   GUEST_DIR       an existing folder
+#   GUEST_CACHE     what artifacts.sh filled
+#   GUEST_APPEND    more words for the kernel command line, such as lab.modules=
+#   GUEST_BOOT      network: QEMU gets no kernel, the NIC's iPXE fetches it (netboot.sh serves it)
+#
+#   guest_accel                 prints the accelerator that runs a stock kernel on this machine
+#   guest_start [QEMU-ARGUMENT...]  starts QEMU and returns at once
+#   guest_wait [SECONDS]        waits for the guest to be up (120), also after a reboot
+#   guest_run [-t SECONDS] COMMAND   runs COMMAND by sh in the guest, killed after SECONDS (60);
+#                               its output (stdout and stderr together) is printed, its
+#                               status returned. 124: the guest did not answer. One at a time.
+#   guest_address               gives the guest's eth0 its addresses and sets it up
+#   guest_reboot                resets the machine, as a guest's own reboot does; then guest_wait
+#   guest_command_line          prints the kernel's command line
+#   guest_monitor COMMAND       gives QEMU's monitor a command, such as "set_link nic off"
+#   guest_pid                   prints QEMU's process id; fails when it does not run
+#   guest_stop                  ends QEMU in order, then by force; never fails
+#   guest_kill                  ends QEMU with SIGKILL, as a crash would
+
+guest_lab=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+readonly guest_lab
+guest_configs=$(readlink -f "$guest_lab/../../../qemu-configs")
+readonly guest_configs
+: "${GUEST_CACHE:=${VHOST_USER_XDP_CACHE:-$(readlink -f "$guest_lab/../../..")/.lab}}"
+
+# KVM that exists need not run a stock kernel (nested and paravirtual ones). So it is tried once per
+# boot of the machine, with the kernel that the lab uses.
+guest_accel() {
+  local memory=$GUEST_CACHE/accel boot answer=tcg,thread=multi
+  read -r boot </proc/sys/kernel/random/boot_id
+  if [[ ! -r $memory ]] || ! grep -q "^$boot " "$memory"; then
+    if [[ -w /dev/kvm ]] && timeout 15 "$GUEST_CACHE/bin/qemu-system-x86_64" \
+      -machine q35 -accel kvm -cpu host -m 256M -nodefaults -display none -no-reboot \
+      -serial stdio -kernel "$GUEST_CACHE/vmlinuz" -initrd "$GUEST_CACHE/initramfs.cpio.gz" \
+      -append 'console=ttyS0 quiet panic=-1 lab.probe' </dev/null 2>/dev/null |
+      grep -q 'lab: the kernel runs'; then
+      answer=kvm
+    fi
+    echo "$boot $answer" >"$memory"
+  fi
+  awk '{ print $2 }' "$memory"
+}
+
+guest_start() {
+  local channel boot=(-kernel "$GUEST_CACHE/vmlinuz" -initrd "$GUEST_CACHE/initramfs.cpio.gz"
+    -append "$(guest_command_line)")
+  [[ ${GUEST_BOOT:-} != network ]] || boot=(-boot n)
+  for channel in control monitor; do
+    rm -f "$GUEST_DIR/$channel".{in,out}
+    mkfifo "$GUEST_DIR/$channel".{in,out}
+  done
+  : >"$GUEST_DIR/console.log"
+  QEMU=${QEMU:-$GUEST_CACHE/bin/qemu-system-x86_64} ACCEL=${ACCEL:-$(guest_accel)} \
+    "$guest_configs/qemu-vhost-user.sh" \
+    -nodefaults -no-user-config -display none \
+    "${boot[@]}" \
+    -serial "file:$GUEST_DIR/console.log" \
+    -chardev "pipe,id=control,path=$GUEST_DIR/control" \
+    -device virtio-serial-pci -device virtserialport,chardev=control \
+    -chardev "pipe,id=monitor,path=$GUEST_DIR/monitor" -mon chardev=monitor,mode=readline \
+    "$@" </dev/null >"$GUEST_DIR/qemu.log" 2>&1 &
+  echo $! >"$GUEST_DIR/qemu.pid"
+}
+
+guest_command_line() {
+  echo "console=ttyS0 quiet panic=0 net.ifnames=0 mitigations=off ${GUEST_APPEND:-}"
+}
+
+guest_pid() {
+  local pid
+  read -r pid 2>/dev/null <"$GUEST_DIR/qemu.pid" || return 1
+  kill -0 "$pid" 2>/dev/null && echo "$pid"
+}
+
+guest_wait() {
+  local seconds=${1:-120}
+  guest_exchange "$seconds" ready || {
+    guest_explain "the guest is not up after $seconds s"
+    return 124
+  }
+}
+
+guest_run() {
+  local seconds=60 number status
+  if [[ $1 == -t ]]; then
+    seconds=$2
+    shift 2
+  fi
+  number=$BASHPID.$RANDOM$RANDOM
+  guest_exchange $((seconds + 10)) "$number" "$number $seconds $(base64 -w 0 <<<"$*")" || {
+    guest_explain "the guest did not answer in $((seconds + 10)) s: $*"
+    return 124
+  }
+  base64 -d <<<"${guest_answer#=}"
+  return "$guest_status"
+}
+
+# guest_exchange SECONDS NUMBER [REQUEST]: writes the request, reads lines up to the one that
+# begins with NUMBER, and sets guest_status and guest_answer from it. The pipes are opened for
+# both directions, so that neither end waits for the other to open its own.
+guest_exchange() {
+  local seconds=$1 wanted=$2 request=${3:-} end=$((SECONDS + $1)) result=1
+  local to from lock line part='' number status answer
+  exec {lock}>>"$GUEST_DIR/control.lock" {to}<>"$GUEST_DIR/control.in" \
+    {from}<>"$GUEST_DIR/control.out"
+  if flock -w "$seconds" "$lock"; then
+    [[ -z $request ]] || printf '%s\n' "$request" >&"$to"
+    while ((SECONDS < end)) && guest_pid >/dev/null; do
+      # A line that is cut off by the time limit is continued by the next read.
+      line=
+      if ! IFS= read -r -t 1 -u "$from" line; then
+        part+=$line
+        continue
+      fi
+      read -r number status answer <<<"$part$line"
+      part=
+      if [[ $number == "$wanted" ]]; then
+        guest_status=$status guest_answer=$answer result=0
+        break
+      fi
+    done
+  fi
+  exec {lock}>&- {to}>&- {from}<&-
+  return $result
+}
+
+guest_explain() {
+  {
+    echo "guest: $*"
+    guest_pid >/dev/null || echo "guest: QEMU does not run"
+    tail -n 5 "$GUEST_DIR/qemu.log" "$GUEST_DIR/console.log"
+  } >&2
+}
+
+guest_address() {
+  guest_run "sysctl -qw net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.eth0.router_solicitations=0 \
+      net.ipv6.conf.eth0.disable_ipv6=0
+    ip link set eth0 up &&
+    ip address replace $LAB_GUEST_ADDRESS/$LAB_PREFIX dev eth0 &&
+    ip address replace $LAB_GUEST_ADDRESS6/$LAB_PREFIX6 dev eth0"
+}
+
+# The guest does it itself, so that its driver resets the device first; nothing answers.
+guest_reboot() {
+  guest_exchange 2 none "reboot 60 $(base64 -w 0 <<<'reboot -f')" || true
+}
+
+guest_monitor() {
+  local to
+  exec {to}<>"$GUEST_DIR/monitor.in"
+  printf '%s\n' "$*" >&"$to"
+  exec {to}>&-
+}
+
+guest_stop() {
+  local pid try
+  pid=$(guest_pid) || return 0
+  for try in TERM TERM KILL; do
+    kill -"$try" "$pid" 2>/dev/null || return 0
+    guest_gone "$pid" && return 0
+  done
+}
+
+guest_kill() {
+  local pid
+  pid=$(guest_pid) || return 0
+  kill -KILL "$pid" && guest_gone "$pid"
+}
+
+# guest_gone PID: waits up to 2 s for the process to end, also when it is no child of this shell.
+guest_gone() {
+  local try
+  for ((try = 0; try < 40; try++)); do
+    kill -0 "$1" 2>/dev/null || return 0
+    sleep 0.05
+  done
+  return 1
+}

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Builds the guest: an initramfs with busybox, iperf3, ethtool (netperf too where it is installed),
+# the few kernel modules that the lab uses, and guest/init, which starts the control channel.
+#
+#   initramfs.sh CACHE       writes CACHE/initramfs.cpio.gz, unless it is newer than its parts
+set -euo pipefail
+
+lab=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+readonly lab
+readonly cache=${1:?usage: initramfs.sh CACHE}
+readonly image=$cache/initramfs.cpio.gz
+readonly parts=("$lab/initramfs.sh" "$lab/guest/init" "$lab/guest/agent" "$cache/vmlinuz")
+
+# With what they depend on; in a 6.12 kernel of Debian virtio_pci and virtio_console are built in.
+readonly modules=(virtio_net pktgen af_packet)
+readonly programs=(iperf3 ethtool netperf)
+
+die() {
+  echo "initramfs.sh: $*" >&2
+  exit 1
+}
+
+main() {
+  local part stale=
+  for part in "${parts[@]}"; do
+    [[ $image -nt $part ]] || stale=yes
+  done
+  [[ -n $stale ]] || return 0
+
+  tree=$(mktemp -d "$cache/initramfs.XXXXXX")
+  trap 'rm -rf "$tree"' EXIT
+  mkdir -p "$tree"/{bin,dev,etc,proc,root,run,sys,tmp}
+  install -m 755 "$lab/guest/init" "$tree/init"
+  install -m 755 "$lab/guest/agent" "$tree/bin/agent"
+  add_busybox
+  local program
+  for program in "${programs[@]}"; do
+    add_program "$program"
+  done
+  add_modules
+  (cd "$tree" && find . -print0 | cpio --null --create --format=newc --owner=0:0 --quiet) |
+    gzip -1 >"$tree.gz"
+  mv "$tree.gz" "$image"
+}
+
+add_busybox() {
+  local busybox
+  busybox=$(command -v busybox) || die "busybox is missing: install busybox-static"
+  ! ldd "$busybox" >/dev/null 2>&1 || die "$busybox is not static: install busybox-static"
+  cp "$busybox" "$tree/bin/busybox"
+  # The applets get their links in the guest, at boot; /bin/sh is needed to get there.
+  ln -s busybox "$tree/bin/sh"
+}
+
+# add_program NAME: the program and the libraries that it is linked with, at the same paths.
+add_program() {
+  local path library
+  path=$(command -v "$1") || return 0 # a test that wants it says so; netperf is not in Debian 12
+  cp -L "$path" "$tree/bin/$1"
+  ldd "$path" | grep -o '/[^ ]*' | while read -r library; do
+    mkdir -p "$tree${library%/*}"
+    cp -L "$library" "$tree$library"
+  done
+}
+
+# The modules and their dependencies, decompressed: busybox's modprobe then reads any of them.
+add_modules() {
+  local release module path
+  release=$(basename "$cache/modules/lib/modules/"*)
+  local from=$cache/modules/lib/modules/$release to=$tree/lib/modules/$release
+  mkdir -p "$to"
+  cp "$from"/modules.{builtin,builtin.modinfo,order} "$to/"
+  depmod -b "$cache/modules" "$release"
+  for module in "${modules[@]}"; do
+    modprobe --dirname "$cache/modules" --set-version "$release" --show-depends "$module" \
+      2>/dev/null | sed -n 's/^insmod //p'
+  done | sort -u | while read -r path; do
+    path=${path%% *}
+    local target=$tree/lib/modules/${path#*/lib/modules/}
+    mkdir -p "${target%/*}"
+    case $path in
+      *.xz) xz -dc "$path" >"${target%.xz}" ;;
+      *) cp "$path" "$target" ;;
+    esac
+  done
+  depmod -b "$tree" "$release"
+}
+
+main

@@ -1,0 +1,79 @@
+# shellcheck shell=bash
+# An apt of our own beside the system's: to download packages of a suite that the system does not
+# use (bookworm-backports) without touching its configuration, lists or packages.
+#
+# The mirror is the one that the system's apt already uses, so that the lab also works where
+# that mirror is the only way out. Source this file; it needs `die MESSAGE...` from its user.
+#
+#   private_apt_setup DIR        writes the configuration into DIR and updates the lists there
+#   private_apt_fetch DIR PACKAGE...
+#                                downloads into DIR/archives each PACKAGE, and what it depends on
+#                                as far as the system lacks it
+#   private_apt_download DIR PACKAGE...
+#                                downloads each PACKAGE alone into DIR/archives
+#   private_apt_depends DIR PACKAGE
+#                                prints the names of the packages that PACKAGE depends on
+
+readonly private_apt_release=bookworm
+readonly private_apt_suite=$private_apt_release-backports
+readonly private_apt_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+
+private_apt_setup() {
+  local dir=$1 sources
+  mkdir -p "$dir/lists/partial" "$dir/archives/partial"
+  sources=$(private_apt_sources)
+  if [[ -z $sources ]]; then
+    apt-get -qq update || true
+    sources=$(private_apt_sources)
+  fi
+  [[ -n $sources ]] ||
+    die "apt knows no source of Debian $private_apt_release, whose packages the lab boots:" \
+      "add one and run 'apt-get update', or set QEMU and KERNEL to your own files"
+  printf '%s\n' "$sources" >"$dir/sources.list"
+  private_apt "$dir" apt-get -qq update || die "apt-get could not read the sources in" \
+    "$dir/sources.list"
+}
+
+# The system's own sources of this release, and the backports beside the first of them.
+private_apt_sources() {
+  local option=
+  [[ -r $private_apt_keyring ]] && option="[signed-by=$private_apt_keyring] "
+  # shellcheck disable=SC2016 # the dollar signs are apt's
+  apt-get indextargets --format '$(CODENAME) $(REPO_URI)' 'Created-By: Packages' |
+    awk -v release=$private_apt_release -v suite=$private_apt_suite -v option="$option" '
+      $1 == release { print "deb " option $2, suite, "main" }
+      index($1, release) == 1 && $1 != suite { print "deb " option $2, $1, "main" }' | sort -u
+}
+
+private_apt_fetch() {
+  local dir=$1
+  shift
+  # --reinstall: also what the system has, since the lab wants a copy of its own.
+  private_apt "$dir" apt-get -qq -y --no-install-recommends --reinstall --download-only \
+    -t $private_apt_suite install "$@" >/dev/null || die "apt-get could not download $*"
+}
+
+private_apt_download() {
+  local dir=$1
+  shift
+  (cd "$dir/archives" &&
+    private_apt "$dir" apt-get -qq -t $private_apt_suite download "$@" >/dev/null) ||
+    die "apt-get could not download $*"
+}
+
+private_apt_depends() {
+  private_apt "$1" apt-cache --important depends "$2" | sed -n 's/^ *Depends: //p'
+}
+
+# private_apt DIR COMMAND ARGUMENT...: an apt command that sees DIR in place of the system's sources,
+# lists and preferences.
+private_apt() {
+  local dir=$1 command=$2
+  shift 2
+  "$command" \
+    -o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+    -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
+    -o Dir::State::Lists="$dir/lists" \
+    -o Dir::Cache="$dir" -o Dir::Cache::Archives="$dir/archives" \
+    -o Acquire::Languages=none -o APT::Sandbox::User=root "$@"
+}

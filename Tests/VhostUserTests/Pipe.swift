@@ -1,0 +1,22 @@
+// A pipe tells when the last copy of its write end is closed: the way to see that one descriptor
+// of many is not held any more, whatever other tests open at the same time.
+import Glibc
+import Linux
+
+final class Pipe {
+  var writeEnd: EventDescriptor?
+  private let readEnd: OwnedDescriptor
+
+  init() throws {
+    var ends: [CInt] = [-1, -1]
+    try checkedCall { unsafe pipe(&ends) }
+    readEnd = OwnedDescriptor(adopting: ends[0])
+    writeEnd = EventDescriptor(adopting: OwnedDescriptor(adopting: ends[1]))
+  }
+
+  /// Whether no process holds the write end.
+  var isClosed: Bool {
+    var poller = pollfd(fd: readEnd.raw, events: Int16(POLLIN), revents: 0)
+    return unsafe poll(&poller, 1, 0) == 1 && poller.revents & Int16(POLLHUP) != 0
+  }
+}
