@@ -19,8 +19,8 @@ extension Interface {
     let ethtool = try EthtoolSocket()
     let (driver, bus) = ethtool.driver(of: name)
     return Interface(
-      name: name, index: link.index, isEthernet: link.type == Link.ethernet, isUp: link.flags & Int(IFF_UP) != 0,
-      mtu: link.mtu, hardwareAddress: link.address, driver: driver,
+      name: name, index: link.index, isEthernet: link.type == Link.ethernet, isUp: link.isUp,
+      hasCarrier: link.hasCarrier, mtu: link.mtu, hardwareAddress: link.address, driver: driver,
       receiveQueues: ethtool.receiveQueues(of: name, allocated: link.receiveQueues),
       stripsVLAN: ethtool.stripsVLAN(name), numaNode: numaNode(bus: bus),
       hostUses: try hostUses(of: link, among: links, netlink),
@@ -109,10 +109,11 @@ extension Interface {
   ) throws(Errno) -> Peer? {
     guard link.kind == "veth" else { return nil }
     if let namespace = link.linkNamespace {
-      // Its name and MTU can be had with enough privilege, its checksum setting cannot.
       let away = (try? Link.all(through: netlink, namespace: namespace)) ?? []
-      let found = away.first { $0.index == link.lower }
-      return Peer(name: found?.name, mtu: found?.mtu)
+      guard let found = away.first(where: { $0.index == link.lower }) else { return Peer() }
+      return Peer(
+        name: found.name,
+        leavesChecksums: Peer.defersChecksum(found.name, inNamespace: namespace), mtu: found.mtu)
     }
     guard let found = links.first(where: { $0.index == link.lower }) else { return Peer() }
     return Peer(
@@ -181,6 +182,9 @@ struct Link {
     linkNamespace = attributes[Int(IFLA_LINK_NETNSID)]?.load(0)
     receiveQueues = attributes[Int(IFLA_NUM_RX_QUEUES)]?.load(0) ?? 1
   }
+
+  var isUp: Bool { flags & Int(IFF_UP) != 0 }
+  var hasCarrier: Bool { isUp && flags & Int(IFF_RUNNING) != 0 }
 
   /// Whether this device's packets come from `other`: as its port or as what it is stacked on.
   func isOn(_ other: Link) -> Bool {
