@@ -82,6 +82,7 @@ var targets: [Target] = [
     ],
     path: "Tests/GuestDriver", swiftSettings: strict),
   .target(name: "RuntimeCounters", path: "Tests/RuntimeCounters"),
+  tests("GuestDriver", ["Virtqueue", "HostPort", "GuestMemory", "Linux"]),
   tests("RuntimeCounters", ["SharedRing", "Linux"]),
   tests("SharedRing", []),
   tests("Linux", ["CLinux"]),
