@@ -114,7 +114,7 @@ class Bench:
         devices = [f"net_vhost0,iface={self.socket}"]
         options = ["--auto-start"]
         if case == "transmit":
-            devices.append("net_af_xdp0,iface=nic0")
+            devices.append("net_af_xdp0,iface=nic0" + self.arguments.af_xdp)
             options.append("--forward-mode=io")
         elif case == "null":
             options.append("--forward-mode=rxonly")
@@ -144,7 +144,7 @@ class Bench:
             begin = self.sample(driver, server, case)
             time.sleep(self.arguments.seconds)
             end = self.sample(driver, server, case)
-            count, cpu, elapsed = (after - before for before, after in zip(begin, end))
+            count, cpu, others, elapsed = (after - before for before, after in zip(begin, end))
 
             sent = total(driver.command("stop", "\nDone."), "TX-packets")
             time.sleep(0.2)
@@ -152,6 +152,7 @@ class Bench:
                 "backend": backend, "case": case, "size": size, "seconds": elapsed,
                 "packets": count, "packets_per_second": count / elapsed,
                 "cpu_nanoseconds_per_packet": cpu / count * 1e9 if count else None,
+                "other_processes_cpus": max(0.0, others / elapsed),
             }
             if case == "transmit":
                 run["lost"] = sent - (far("rx_packets") - arrived_before)
@@ -166,13 +167,21 @@ class Bench:
                            check=False)
 
     def sample(self, driver, server, case):
-        """Packets so far, the back-end's CPU seconds so far, and the time."""
+        """Packets so far, CPU seconds so far of the back-end and of everybody else, the time."""
         if case == "transmit":
             count = far("rx_packets")
         else:
             text = driver.command("show port stats 0", "Tx-bps:")
             count = total(text, "RX-packets" if case == "generate" else "TX-packets")
-        return count, server.cpu_seconds(), time.monotonic()
+        cpu = server.cpu_seconds()
+        return count, cpu, busy_seconds() - cpu - driver.cpu_seconds(), time.monotonic()
+
+
+def busy_seconds():
+    """CPU seconds of the whole machine, less the idle ones and those that the host took away."""
+    with open("/proc/stat", encoding="ascii") as file:
+        user, nice, system, _, _, irq, softirq = (int(x) for x in file.readline().split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def far(counter):
@@ -244,6 +253,8 @@ def parse_arguments():
                         help="bytes of a packet; null and generate take the first and the last")
     parser.add_argument("--device", default="mrg_rxbuf=1,packed_vq=0",
                         help="more arguments of net_virtio_user")
+    parser.add_argument("--af-xdp", default="",
+                        help="more arguments of testpmd's net_af_xdp, each with a comma before it")
     parser.add_argument("--json", default=".build/bench.json", help="file for the result")
     return parser.parse_args()
 
@@ -275,6 +286,9 @@ def main():
         json.dump({"machine": machine(), "options": vars(arguments), "summary": summaries,
                    "runs": runs}, file, indent=1)
     print(table(summaries))
+    disturbance = max(run["other_processes_cpus"] for run in runs)
+    if disturbance > 0.1:
+        print(f"\nother processes used up to {disturbance:.2f} CPUs: measure again on a quiet machine")
 
 
 if __name__ == "__main__":

@@ -154,6 +154,50 @@ extension SystemTests {
       try eventually(within: 5, "ping works") { try wire.ping(count: 5) == 5 }
     }
 
+    @Test(
+      "both XDP modes carry traffic, and the log names the one in use",
+      arguments: ["native", "skb"])
+    func modes(mode: String) throws {
+      let daemon = try wire.startDaemon("--xdp-mode=\(mode)")
+      try daemon.process.waitFor("queue 0: \(mode), copy")
+      let driver = try wire.startTestpmd("icmpecho")
+      try driver.start()
+      #expect(try wire.ping(count: 20) == 20)
+    }
+
+    @Test("--fd takes a connected socket, and the daemon ends with that connection")
+    func connectedSocket() throws {
+      let driver = try Testpmd(on: wire, "icmpecho", device: "server=1")
+      try eventually(within: 10, "testpmd listens", log: driver.process.log) {
+        exists(wire.socket)
+      }
+      let program = """
+        import os, socket, sys
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect('\(wire.socket)')
+        os.set_inheritable(connection.fileno(), True)
+        os.execv(sys.argv[1], sys.argv[1:] + [f'--fd={connection.fileno()}'])
+        """
+      let daemon = try wire.start(
+        ["python3", "-c", program, Daemon.binary, "--interface=nic0", "--dedicated"], in: .near,
+        name: "daemon")
+      try driver.waitUntilReady()
+      try driver.start()
+      #expect(try wire.ping(count: 10) == 10)
+
+      try driver.kill()
+      #expect(try daemon.wait(within: 2) == .exited(0))
+    }
+
+    @Test("a queue of the interface that nobody serves is refused with the cure, unless --force")
+    func unservedQueue() throws {
+      let wide = try Wire(queues: 2)
+      let (status, output) = try wide.refusal(of: ["--interface=nic0", "--dedicated"])
+      #expect(status != .exited(0))
+      #expect(output.contains("ethtool -L nic0") && output.contains("--queues=2"), "\(output)")
+      _ = try wide.startDaemon("--force")
+    }
+
     @Test("the log names what a front-end negotiated and the mode of each queue")
     func readyLines() throws {
       let daemon = try wire.startDaemon()
