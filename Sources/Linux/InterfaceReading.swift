@@ -73,14 +73,16 @@ extension Interface {
   }
 
   private static func addressText(family: CInt, _ address: [UInt8]) -> String? {
-    guard address.count == (family == AF_INET ? 4 : family == AF_INET6 ? 16 : -1) else { return nil }
+    let length = family == AF_INET ? 4 : family == AF_INET6 ? 16 : -1
+    guard address.count == length else { return nil }
     var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
     guard unsafe inet_ntop(family, address, &text, socklen_t(text.count)) != nil else { return nil }
     return text.map { UInt8(bitPattern: $0) }.text
   }
 
   /// Indices of the interfaces that a default route leaves by.
-  private static func readDefaultRoutes(_ netlink: borrowing RouteSocket) throws(Errno) -> Set<Int> {
+  private static func readDefaultRoutes(_ netlink: borrowing RouteSocket) throws(Errno) -> Set<Int>
+  {
     // rtmsg: family, destination length, source length, TOS, table, protocol, scope, type, flags.
     let routes = try netlink.dump(Int(RTM_GETROUTE)) { body in
       let start = body.startIndex

@@ -4,6 +4,7 @@
 // Everything that is configured belongs to this thread, from the port to the rings that do not
 // run, so nothing here is locked.  Front-ends come and go without end: one that leaves, crashes or
 // breaks the protocol costs its session, never the daemon.
+import Glibc
 import HostPort
 import Linux
 import Logging
@@ -42,6 +43,7 @@ struct ControlLoop: ~Copyable {
   private let start = ContinuousClock.now
   private var session: BackEnd?
   private var sessionTag = Tag.firstSession
+  private var lastFailure: UnixSocketError?
   private var hasCarrier: Bool
 
   /// Opens everything and says so.
@@ -119,10 +121,18 @@ struct ControlLoop: ~Copyable {
     switch listener.next(now: now) {
     case .connection(let socket): begin(socket)
     case .nothing: break
-    case .failed(let error): logger.warning("no front-end yet: \(error); trying again")
+    case .failed(let error): reportFailure(error)
     case .exhausted: return false
     }
     return true
+  }
+
+  /// A front-end that cannot be accepted stays in the socket's queue, so the loop would spin (and
+  /// the log fill) without a pause and a look at what was said last.
+  private mutating func reportFailure(_ error: UnixSocketError) {
+    if error != lastFailure { logger.warning("no front-end yet: \(error); trying again") }
+    lastFailure = error
+    if listener.descriptor != nil { usleep(100_000) }
   }
 
   private mutating func begin(_ socket: consuming UnixSocket) {
@@ -140,6 +150,7 @@ struct ControlLoop: ~Copyable {
       logger.error("cannot serve \(peer): \(error)")
       return
     }
+    lastFailure = nil
     logger.debug("front-end \(peer) connected")
     self.session = session
   }

@@ -27,6 +27,7 @@ struct Daemon {
     ProcessSettings.block(signals: [SIGTERM, SIGINT, SIGUSR1])
     ProcessSettings.ignoreBrokenPipes()
     ProcessSettings.raiseMemoryLockLimit()
+    ProcessSettings.raiseOpenFileLimit()
     do {
       let requests = try ControlRequests()
       let daemon = DaemonService(

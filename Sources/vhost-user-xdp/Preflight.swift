@@ -53,7 +53,8 @@ struct Preflight: Equatable {
     let subject = use.device == name ? name : "\(name) is below \(use.device), which"
     throw StartFailure(
       "\(subject) carries \(use.text), which the host would lose; give the guest's address, as in "
-        + "--mac=52:54:00:12:34:56, and the host keeps all else, or give \(name) up with --dedicated")
+        + "--mac=52:54:00:12:34:56, and the host keeps all else, or give \(name) up with --dedicated"
+    )
   }
 
   /// What no option can get around.
@@ -76,7 +77,8 @@ struct Preflight: Equatable {
       let end = peer.name ?? "the other end of \(name)"
       return StartFailure(
         "\(end) has MTU \(mtu), native XDP on \(name) works up to \(largestNativePeerMTU); run "
-          + "`ip link set \(peer.name ?? "PEER") mtu \(largestNativePeerMTU)` or use --xdp-mode=skb")
+          + "`ip link set \(peer.name ?? "PEER") mtu \(largestNativePeerMTU)` or use --xdp-mode=skb"
+      )
     }
     return nil
   }
