@@ -105,6 +105,8 @@ var targets: [Target] = [
       .product(name: "Logging", package: "swift-log"),
     ],
     swiftSettings: strict),
+  // Black box: knows the release binary, and none of the modules.
+  .testTarget(name: "SystemTests", swiftSettings: strict),
 ]
 
 if fuzzing {

@@ -93,7 +93,9 @@ struct AttachedProgram {
   /// nil if no program is attached in any mode (or the kernel does not tell: then attaching will).
   init?(on interface: XDPInterface) {
     var found = bpf_xdp_query_opts()
-    found.sz = MemoryLayout<bpf_xdp_query_opts>.size
+    // Up to the last field: libbpf wants the padding behind it to be zero, and Swift does not set
+    // padding.
+    found.sz = MemoryLayout<bpf_xdp_query_opts>.offset(of: \.attach_mode)! + 1
     guard unsafe bpf_xdp_query(CInt(interface.index), 0, &found) == 0 else { return nil }
     let candidates = [
       (found.hw_prog_id, "offloaded"), (found.drv_prog_id, "native"), (found.skb_prog_id, "skb"),

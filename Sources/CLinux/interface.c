@@ -6,6 +6,7 @@
 #include <linux/if_packet.h>
 #include <linux/sockios.h>
 #include <net/if.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -112,4 +113,8 @@ int clinux_promiscuous_socket(int index) {
     return -code;
   }
   return fd;
+}
+
+int clinux_enter_network_namespace(int fd) {
+  return setns(fd, CLONE_NEWNET) < 0 ? -errno : 0;
 }

@@ -43,8 +43,8 @@ public struct Interface: Equatable, Sendable {
   public struct Peer: Equatable, Sendable {
     /// Nil if it is in a namespace that may not be looked into.
     public var name: String?
-    /// Whether it sends packets with the checksum not filled in; nil if it could not be asked,
-    /// which is so in another network namespace.
+    /// Whether it sends packets with the checksum not filled in; nil if it could not be asked: in
+    /// another network namespace that takes CAP_SYS_ADMIN.
     public var leavesChecksums: Bool?
     public var mtu: Int?
 
@@ -60,6 +60,8 @@ public struct Interface: Equatable, Sendable {
   /// Carries Ethernet frames (and is no loopback).
   public var isEthernet: Bool
   public var isUp: Bool
+  /// Up, with a cable or another end that is up too.
+  public var hasCarrier: Bool
   /// In bytes, without the Ethernet header.
   public var mtu: Int
   /// Six bytes for Ethernet.
@@ -77,8 +79,9 @@ public struct Interface: Equatable, Sendable {
   public var peer: Peer?
 
   public init(
-    name: String, index: Int, isEthernet: Bool = true, isUp: Bool = true, mtu: Int = 1500,
-    hardwareAddress: [UInt8] = [2, 0, 0, 0, 0, 1], driver: String = "",
+    name: String, index: Int, isEthernet: Bool = true, isUp: Bool = true,
+    hasCarrier: Bool = true, mtu: Int = 1500, hardwareAddress: [UInt8] = [2, 0, 0, 0, 0, 1],
+    driver: String = "",
     receiveQueues: ReceiveQueues = ReceiveQueues(count: 1), stripsVLAN: Bool = false,
     numaNode: Int? = nil, hostUses: [HostUse] = [], peer: Peer? = nil
   ) {
@@ -86,6 +89,7 @@ public struct Interface: Equatable, Sendable {
     self.index = index
     self.isEthernet = isEthernet
     self.isUp = isUp
+    self.hasCarrier = hasCarrier
     self.mtu = mtu
     self.hardwareAddress = hardwareAddress
     self.driver = driver

@@ -19,8 +19,8 @@ extension Interface {
     let ethtool = try EthtoolSocket()
     let (driver, bus) = ethtool.driver(of: name)
     return Interface(
-      name: name, index: link.index, isEthernet: link.type == Link.ethernet, isUp: link.flags & Int(IFF_UP) != 0,
-      mtu: link.mtu, hardwareAddress: link.address, driver: driver,
+      name: name, index: link.index, isEthernet: link.type == Link.ethernet, isUp: link.isUp,
+      hasCarrier: link.hasCarrier, mtu: link.mtu, hardwareAddress: link.address, driver: driver,
       receiveQueues: ethtool.receiveQueues(of: name, allocated: link.receiveQueues),
       stripsVLAN: ethtool.stripsVLAN(name), numaNode: numaNode(bus: bus),
       hostUses: try hostUses(of: link, among: links, netlink),
@@ -73,14 +73,16 @@ extension Interface {
   }
 
   private static func addressText(family: CInt, _ address: [UInt8]) -> String? {
-    guard address.count == (family == AF_INET ? 4 : family == AF_INET6 ? 16 : -1) else { return nil }
+    let length = family == AF_INET ? 4 : family == AF_INET6 ? 16 : -1
+    guard address.count == length else { return nil }
     var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
     guard unsafe inet_ntop(family, address, &text, socklen_t(text.count)) != nil else { return nil }
     return text.map { UInt8(bitPattern: $0) }.text
   }
 
   /// Indices of the interfaces that a default route leaves by.
-  private static func readDefaultRoutes(_ netlink: borrowing RouteSocket) throws(Errno) -> Set<Int> {
+  private static func readDefaultRoutes(_ netlink: borrowing RouteSocket) throws(Errno) -> Set<Int>
+  {
     // rtmsg: family, destination length, source length, TOS, table, protocol, scope, type, flags.
     let routes = try netlink.dump(Int(RTM_GETROUTE)) { body in
       let start = body.startIndex
@@ -109,10 +111,11 @@ extension Interface {
   ) throws(Errno) -> Peer? {
     guard link.kind == "veth" else { return nil }
     if let namespace = link.linkNamespace {
-      // Its name and MTU can be had with enough privilege, its checksum setting cannot.
       let away = (try? Link.all(through: netlink, namespace: namespace)) ?? []
-      let found = away.first { $0.index == link.lower }
-      return Peer(name: found?.name, mtu: found?.mtu)
+      guard let found = away.first(where: { $0.index == link.lower }) else { return Peer() }
+      return Peer(
+        name: found.name,
+        leavesChecksums: Peer.defersChecksum(found.name, inNamespace: namespace), mtu: found.mtu)
     }
     guard let found = links.first(where: { $0.index == link.lower }) else { return Peer() }
     return Peer(
@@ -181,6 +184,9 @@ struct Link {
     linkNamespace = attributes[Int(IFLA_LINK_NETNSID)]?.load(0)
     receiveQueues = attributes[Int(IFLA_NUM_RX_QUEUES)]?.load(0) ?? 1
   }
+
+  var isUp: Bool { flags & Int(IFF_UP) != 0 }
+  var hasCarrier: Bool { isUp && flags & Int(IFF_RUNNING) != 0 }
 
   /// Whether this device's packets come from `other`: as its port or as what it is stacked on.
   func isOn(_ other: Link) -> Bool {

@@ -52,20 +52,17 @@ public struct LinkEvents: ~Copyable, Sendable {
             // A port that leaves its bridge is told in the same way, as of family AF_BRIDGE.
             if message.load(0, bytes: 1) == Int(AF_UNSPEC) { events.append(.removed) }
           } else if type == Int(RTM_NEWLINK) {
-            events.append(LinkEvents.state(flags: message.load(8)))
+            let link = Link(NetlinkMessage(body: message))
+            events.append(.state(isUp: link.isUp, hasCarrier: link.hasCarrier))
           }
         }
       case .failed(Errno(ENOBUFS)):
         let links = try? Link.all(through: RouteSocket())
         guard let links else { continue }
         guard let link = links.first(where: { $0.index == index }) else { return [.removed] }
-        events.append(LinkEvents.state(flags: link.flags))
+        events.append(.state(isUp: link.isUp, hasCarrier: link.hasCarrier))
       default: return events
       }
     }
-  }
-
-  private static func state(flags: Int) -> Event {
-    .state(isUp: flags & Int(IFF_UP) != 0, hasCarrier: flags & Int(IFF_RUNNING) != 0)
   }
 }

@@ -29,21 +29,40 @@ struct RouteSocket: ~Copyable {
   func dump(
     _ request: Int, namespace: Int? = nil, where wanted: (ArraySlice<UInt8>) -> Bool = { _ in true }
   ) throws(Errno) -> [NetlinkMessage] {
-    // nlmsghdr (16 bytes) and an all-zero body that fits each of the three requests.
-    var question = [UInt8](repeating: 0, count: 32)
-    if let namespace {
-      question += [UInt8](repeating: 0, count: 8)
-      question.store(8, at: 32, bytes: 2)
-      question.store(Int(IFLA_TARGET_NETNSID), at: 34, bytes: 2)
-      question.store(namespace, at: 36, bytes: 4)
-    }
-    question.store(question.count, at: 0, bytes: 4)
-    question.store(request, at: 4, bytes: 2)
-    question.store(Int(NLM_F_REQUEST) | Int(NLM_F_DUMP), at: 6, bytes: 2)
-    guard unsafe send(descriptor.raw, question, question.count, 0) == question.count else {
+    // An all-zero body that fits each of the three requests.
+    var body = [UInt8](repeating: 0, count: 16)
+    if let namespace { body.appendAttribute(Int(IFLA_TARGET_NETNSID), namespace) }
+    try send(request, flags: Int(NLM_F_DUMP), body)
+    return try receive(where: wanted)
+  }
+
+  /// The number that the network namespace of a descriptor has in ours; nil if it has none.
+  func namespaceNumber(of descriptor: CInt) throws(Errno) -> Int? {
+    // rtgenmsg: family, and padding.
+    var body = [UInt8](repeating: 0, count: 4)
+    body.appendAttribute(Int(NETNSA_FD), Int(descriptor))
+    try send(Int(RTM_GETNSID), flags: 0, body)
+    let answer = try receive { _ in true }.first?.attributes(after: 4)[Int(NETNSA_NSID)]
+    guard let number = answer?.load(0), number != 0xffff_ffff else { return nil }
+    return number
+  }
+
+  private func send(_ request: Int, flags: Int, _ body: [UInt8]) throws(Errno) {
+    // nlmsghdr: length, type, flags, sequence, sender.
+    var message = [UInt8](repeating: 0, count: 16)
+    message.store(16 + body.count, at: 0, bytes: 4)
+    message.store(request, at: 4, bytes: 2)
+    message.store(Int(NLM_F_REQUEST) | Int(NLM_F_ACK) | flags, at: 6, bytes: 2)
+    message += body
+    guard unsafe Glibc.send(descriptor.raw, message, message.count, 0) == message.count else {
       throw Errno.current
     }
+  }
 
+  /// All messages of the answer, up to its end mark or acknowledgement.
+  private func receive(
+    where wanted: (ArraySlice<UInt8>) -> Bool
+  ) throws(Errno) -> [NetlinkMessage] {
     var messages: [NetlinkMessage] = []
     // The kernel fills at most 32 KiB per datagram.
     var answer = [UInt8](repeating: 0, count: 1 << 16)
@@ -59,7 +78,9 @@ struct RouteSocket: ~Copyable {
         if type == Int(NLMSG_DONE) {
           isDone = true
         } else if type == Int(NLMSG_ERROR) {
-          failure = Errno(-CInt(truncatingIfNeeded: Array(body).load(0)))
+          // nlmsgerr: 0 acknowledges.
+          let code = CInt(truncatingIfNeeded: Array(body).load(0))
+          if code == 0 { isDone = true } else { failure = Errno(-code) }
         } else if wanted(body) {
           messages.append(NetlinkMessage(body: Array(body)))
         }
@@ -119,6 +140,14 @@ extension [UInt8] {
 
   mutating func store(_ value: Int, at offset: Int, bytes: Int) {
     for i in 0..<bytes { self[offset + i] = UInt8(truncatingIfNeeded: value >> (8 * i)) }
+  }
+
+  /// Appends a netlink attribute with a 32-bit value.
+  mutating func appendAttribute(_ type: Int, _ value: Int) {
+    self += [UInt8](repeating: 0, count: 8)
+    store(8, at: count - 8, bytes: 2)
+    store(type, at: count - 6, bytes: 2)
+    store(value, at: count - 4, bytes: 4)
   }
 
   /// The text before the first NUL.

@@ -32,6 +32,17 @@ public enum ProcessSettings {
     return limit.rlim_cur == .max ? nil : UInt64(limit.rlim_cur)
   }
 
+  /// Raises the limit of open files to what the administrator allows: a queue pair takes up to
+  /// eight descriptors.
+  public static func raiseOpenFileLimit() {
+    // RLIMIT_NOFILE is 7 but on Alpha, MIPS and SPARC.
+    let resource = __rlimit_resource_t(7)
+    var limit = rlimit()
+    guard unsafe getrlimit(resource, &limit) == 0 else { return }
+    limit.rlim_cur = limit.rlim_max
+    _ = unsafe setrlimit(resource, &limit)
+  }
+
   /// The name of a process, as ps shows it; nil if there is none (any more).
   public static func name(ofProcess id: Int) -> String? {
     let raw = unsafe open("/proc/\(id)/comm", O_RDONLY | O_CLOEXEC)

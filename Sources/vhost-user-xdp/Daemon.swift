@@ -1,16 +1,53 @@
+// The process: arguments in, exit status out.
+//
+// Signals are blocked before the first thread starts and taken by signalfd, so that a thread of
+// the data path is never interrupted, and one that comes while the daemon starts is not lost.
 import Glibc
 import Linux
+import Logging
+import ServiceLifecycle
+import UnixSignals
 
-@main struct Daemon {
-  static func main() {
+@main
+struct Daemon {
+  static func main() async {
     switch Command(Array(CommandLine.arguments.dropFirst())) {
     case .print(let text):
       ProcessSettings.write(text, to: STDOUT_FILENO)
     case .refuse(let line):
       StandardErrorLog.write("error: \(line)")
       exit(ExitStatus.usage)
-    case .run:
-      break
+    case .run(let options):
+      exit(await run(options))
+    }
+  }
+
+  /// - Returns: the exit status.
+  private static func run(_ options: Options) async -> Int32 {
+    ProcessSettings.block(signals: [SIGTERM, SIGINT, SIGUSR1])
+    ProcessSettings.ignoreBrokenPipes()
+    ProcessSettings.raiseMemoryLockLimit()
+    ProcessSettings.raiseOpenFileLimit()
+    do {
+      let requests = try ControlRequests()
+      let daemon = DaemonService(
+        options: options, requests: requests, logger: .standardError(level: options.logLevel))
+      let group = ServiceGroup(
+        configuration: ServiceGroupConfiguration(
+          services: [
+            .init(
+              service: daemon, successTerminationBehavior: .gracefullyShutdownGroup,
+              failureTerminationBehavior: .gracefullyShutdownGroup),
+            .init(service: ReportService(requests: requests)),
+          ],
+          gracefulShutdownSignals: [.sigterm, .sigint],
+          // The group's own account of itself is of no use to those who run the daemon.
+          logger: .standardError(level: .warning)))
+      try await group.run()
+      return 0
+    } catch {
+      StandardErrorLog.write("error: \(error)")
+      return ExitStatus.failure
     }
   }
 }

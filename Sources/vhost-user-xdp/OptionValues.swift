@@ -1,6 +1,7 @@
 // Values of options: each reads its own text, and knows the forms it takes.
 public import AFXDP
 public import ArgumentParser
+import HostPort
 public import Logging
 import Packet
 
@@ -11,19 +12,16 @@ enum PortName: Equatable, CustomStringConvertible {
   /// Frames of so many bytes, with Ethernet header and without FCS.
   case generate(size: Int)
 
-  /// From the shortest Ethernet frame to what an MTU of 1500 allows.
-  static let generatedSizes = 60...1514
-
   init(option argument: String) throws {
     if argument == "null:" {
       self = .null
     } else if argument.hasPrefix("generate:") {
       guard let size = Int(argument.dropFirst("generate:".count)),
-        PortName.generatedSizes.contains(size)
+        GeneratePort.sizes.contains(size)
       else {
         throw ValidationError(
-          "a frame has \(PortName.generatedSizes.lowerBound) to "
-            + "\(PortName.generatedSizes.upperBound) bytes, as in generate:64")
+          "a frame has \(GeneratePort.sizes.lowerBound) to "
+            + "\(GeneratePort.sizes.upperBound) bytes, as in generate:64")
       }
       self = .generate(size: size)
     } else {

@@ -24,7 +24,8 @@ struct Options: ParsableArguments {
     name: .customLong("fd"),
     help: ArgumentHelp(
       "An open descriptor: a Unix socket that is connected to the front-end already.",
-      discussion: "The daemon ends, with status 0, when that connection does.", valueName: "number"))
+      discussion: "The daemon ends, with status 0, when that connection does.", valueName: "number")
+  )
   var descriptor: Int32?
 
   @Flag(
@@ -47,7 +48,7 @@ struct Options: ParsableArguments {
   @Option(
     name: .customLong("queues"),
     help: ArgumentHelp(
-      "Queue pairs, 1 to \(Options.mostQueuePairs): AF_XDP sockets on the interface's queues from 0 on.",
+      "Queue pairs, 1 to \(Options.mostQueuePairs), on as many queues of the interface.",
       discussion: "QEMU's queues= must not be larger.", valueName: "n"))
   var queuePairs = 1
 
@@ -140,7 +141,9 @@ struct Options: ParsableArguments {
         throw ValidationError("--fd=\(descriptor) is no descriptor: give the number of an open one")
       }
       if client {
-        throw ValidationError("--client connects to --socket-path: it excludes --fd, which is connected")
+        throw ValidationError(
+          "--client connects to --socket-path and excludes --fd, which is connected: give one of them"
+        )
       }
     }
     guard (1...Options.mostQueuePairs).contains(queuePairs) else {
@@ -152,7 +155,8 @@ struct Options: ParsableArguments {
         "--mac and --dedicated exclude each other: --mac=ADDRESS leaves the host its packets, "
           + "--dedicated takes them all")
     }
-    if case .interface = port {} else {
+    if case .interface = port {
+    } else {
       let inapplicable = [
         ("--mac", !addresses.isEmpty), ("--dedicated", dedicated), ("--xdp-mode", xdpMode != nil),
         ("--copy-mode", copyMode != nil), ("--no-promiscuous", noPromiscuous), ("--force", force),

@@ -18,23 +18,13 @@ struct InterfaceRequest: Equatable {
   var xdpMode = XDPModeChoice.auto
 }
 
-/// Why the daemon does not start: one line, with the remedy.
-struct StartFailure: Error, Equatable, CustomStringConvertible {
-  let description: String
-  init(_ description: String) { self.description = description }
-}
-
 /// What is to be done with an interface that may be taken.
 struct Preflight: Equatable {
-  var steering: Steering
+  /// Addresses whose packets go to the guest; empty: all packets do.
+  var addresses: [MACAddress]
   /// Lines for the log.
   var warnings: [String]
 
-  /// Largest frame in a UMEM chunk: 4096 bytes less the headroom that the kernel keeps
-  /// (XDP_PACKET_HEADROOM).
-  static let largestFrame = 4096 - 256
-  /// The frame's Ethernet header and one VLAN tag.
-  static let largestMTU = largestFrame - 14 - 4
   /// Native mode on a veth needs packets of its other end that fit a page with headroom, Ethernet
   /// header and skb_shared_info (drivers/net/veth.c, veth_xdp_set).
   static let largestNativePeerMTU = 4096 - 256 - 14 - 320
@@ -45,26 +35,26 @@ struct Preflight: Equatable {
         "\(interface.name) carries no Ethernet frames, which is what the guest sends; choose "
           + "another --interface")
     }
-    steering = try Preflight.steering(interface, request)
+    addresses = try Preflight.addresses(interface, request)
     if let impossible = Preflight.impossible(interface, request) { throw impossible }
     let losses = Preflight.losses(interface, request)
     if let loss = losses.first, !request.force {
       throw StartFailure(loss + ", or accept it with --force")
     }
-    warnings = losses + Preflight.warnings(interface, steering)
+    warnings = losses + Preflight.warnings(interface, isDedicated: addresses.isEmpty)
   }
 
-  private static func steering(
+  private static func addresses(
     _ interface: Interface, _ request: InterfaceRequest
-  ) throws(StartFailure) -> Steering {
-    if !request.addresses.isEmpty { return .addresses(request.addresses.map(\.bytes)) }
-    if request.dedicated { return .dedicated }
-    guard let use = interface.hostUses.first(where: \.isNeeded) else { return .dedicated }
+  ) throws(StartFailure) -> [MACAddress] {
+    if request.dedicated || !request.addresses.isEmpty { return request.addresses }
+    guard let use = interface.hostUses.first(where: \.isNeeded) else { return [] }
     let name = interface.name
     let subject = use.device == name ? name : "\(name) is below \(use.device), which"
     throw StartFailure(
       "\(subject) carries \(use.text), which the host would lose; give the guest's address, as in "
-        + "--mac=52:54:00:12:34:56, and the host keeps all else, or give \(name) up with --dedicated")
+        + "--mac=52:54:00:12:34:56, and the host keeps all else, or give \(name) up with --dedicated"
+    )
   }
 
   /// What no option can get around.
@@ -87,7 +77,8 @@ struct Preflight: Equatable {
       let end = peer.name ?? "the other end of \(name)"
       return StartFailure(
         "\(end) has MTU \(mtu), native XDP on \(name) works up to \(largestNativePeerMTU); run "
-          + "`ip link set \(peer.name ?? "PEER") mtu \(largestNativePeerMTU)` or use --xdp-mode=skb")
+          + "`ip link set \(peer.name ?? "PEER") mtu \(largestNativePeerMTU)` or use --xdp-mode=skb"
+      )
     }
     return nil
   }
@@ -113,19 +104,22 @@ struct Preflight: Equatable {
         "\(name) takes VLAN tags out of packets, and the guest would get tagged ones untagged; run "
           + "`ethtool -K \(name) rxvlan off`")
     }
-    if interface.mtu > largestMTU {
+    if interface.mtu > FrameGeometry.largestMTU {
       losses.append(
-        "\(name) has MTU \(interface.mtu), a packet of AF_XDP has at most \(largestMTU) and larger "
-          + "ones would be dropped; run `ip link set \(name) mtu \(largestMTU)`")
+        "\(name) has MTU \(interface.mtu), a packet of AF_XDP has at most \(FrameGeometry.largestMTU) and larger "
+          + "ones would be dropped; run `ip link set \(name) mtu \(FrameGeometry.largestMTU)`")
     }
     return losses
   }
 
   /// What can be wrong outside this interface.
-  private static func warnings(_ interface: Interface, _ steering: Steering) -> [String] {
+  private static func warnings(_ interface: Interface, isDedicated: Bool) -> [String] {
     var warnings: [String] = []
     let name = interface.name
-    if steering == .dedicated {
+    if interface.isUp && !interface.hasCarrier {
+      warnings.append("\(name) has no carrier; no packet passes until its other end is up")
+    }
+    if isDedicated {
       for use in interface.hostUses where use.isNeeded || use.device != name {
         let what = use.isNeeded ? "the host loses \(use.text) on" : "no packet arrives any more on"
         warnings.append("\(name) is dedicated to the guest: \(what) \(use.device)")

@@ -57,6 +57,19 @@ struct InterfaceTests {
     #expect(veth?.peer?.leavesChecksums == false)
   }
 
+  @Test("a peer in another namespace is asked there", arguments: [true, false])
+  func distantPeer(leavesChecksums: Bool) throws {
+    let name = "dmn-\(getpid())-\(leavesChecksums)"
+    try run("ip netns add \(name)")
+    defer { try? run("ip netns del \(name)") }
+    let veth = try NetworkNamespace.run {
+      try run("ip link add dmn0 type veth peer name dmn1 netns \(name)")
+      try run("ip netns exec \(name) ethtool -K dmn1 tx \(leavesChecksums ? "on" : "off")")
+      return try Interface.read("dmn0")
+    }
+    #expect(veth?.peer == .init(name: "dmn1", leavesChecksums: leavesChecksums, mtu: 1500))
+  }
+
   @Test("addresses of both families and default routes are the host's use; link-local is not")
   func hostUse() throws {
     let uses = try NetworkNamespace.run {
@@ -107,14 +120,14 @@ struct InterfaceTests {
       try run("ip link add dmn0 type veth peer name dmn1")
       try run("ip link add dmnbr type bridge")
       try run("ip link set dmn0 master dmnbr")
-      try run("ip link add link dmnbr name dmnvl type vlan id 7")
-      try run("ip address add 192.0.2.1/24 dev dmnvl")
+      try run("ip link add link dmnbr name dmnmv type macvlan")
+      try run("ip address add 192.0.2.1/24 dev dmnmv")
       return try Interface.read("dmn0")?.hostUses
     }
     #expect(
       uses == [
         .init(device: "dmn0"), .init(device: "dmnbr"),
-        .init(device: "dmnvl", addresses: ["192.0.2.1/24"]),
+        .init(device: "dmnmv", addresses: ["192.0.2.1/24"]),
       ])
   }
 
@@ -130,7 +143,13 @@ struct InterfaceTests {
         during = try isPromiscuous("dmn0")
         _ = consume membership
       }
-      return [up.isUp, during, try isPromiscuous("dmn0")]
+      // A child that another test starts at this moment holds our descriptors until it runs.
+      var after = true
+      for _ in 0..<100 where after {
+        after = try isPromiscuous("dmn0")
+        usleep(10_000)
+      }
+      return [up.isUp, during, after]
     }
     #expect(seen == [true, true, false])
   }

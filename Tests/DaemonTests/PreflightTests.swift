@@ -30,8 +30,15 @@ struct PreflightTests {
   @Test("an interface that the host does not use is dedicated")
   func unused() throws {
     let preflight = try Preflight(interface(), InterfaceRequest())
-    #expect(preflight.steering == .dedicated)
+    #expect(preflight.addresses.isEmpty)
     #expect(preflight.warnings.isEmpty)
+  }
+
+  @Test("an interface without a carrier is taken with a warning")
+  func noCarrier() throws {
+    let preflight = try Preflight(interface { $0.hasCarrier = false }, InterfaceRequest())
+    #expect(
+      preflight.warnings == ["eth1 has no carrier; no packet passes until its other end is up"])
   }
 
   @Test("an interface with an address is refused, with both remedies")
@@ -72,7 +79,7 @@ struct PreflightTests {
   func idleBridgePort() throws {
     let used = interface { $0.hostUses.append(.init(device: "br0")) }
     let preflight = try Preflight(used, InterfaceRequest())
-    #expect(preflight.steering == .dedicated)
+    #expect(preflight.addresses.isEmpty)
     #expect(
       preflight.warnings == [
         "eth1 is dedicated to the guest: no packet arrives any more on br0"
@@ -83,7 +90,7 @@ struct PreflightTests {
   func shared() throws {
     let used = interface { $0.hostUses[0].addresses = ["192.0.2.1/24"] }
     let preflight = try Preflight(used, InterfaceRequest(addresses: [guest]))
-    #expect(preflight.steering == .addresses([guest.bytes]))
+    #expect(preflight.addresses == [guest])
     #expect(preflight.warnings.isEmpty)
   }
 
@@ -91,7 +98,7 @@ struct PreflightTests {
   func dedicated() throws {
     let used = interface { $0.hostUses[0].addresses = ["192.0.2.1/24"] }
     let preflight = try Preflight(used, InterfaceRequest(dedicated: true))
-    #expect(preflight.steering == .dedicated)
+    #expect(preflight.addresses.isEmpty)
     #expect(
       preflight.warnings == ["eth1 is dedicated to the guest: the host loses 192.0.2.1/24 on eth1"])
   }

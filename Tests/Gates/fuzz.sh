@@ -34,5 +34,10 @@ for target in "${targets[@]}"; do
   mkdir -p "$corpus"
   echo "fuzzing: $target for $seconds s"
   $scratch/release/"$target" "$corpus" -max_total_time="$seconds" -artifact_prefix=$scratch/ \
-    -timeout=10 -print_final_stats=1 "$@"
+    -timeout=10 -verbosity=0 -print_final_stats=1 "$@" 2>&1 | tee "$scratch/$target.log"
+  # A fuzzer that never called its function has found nothing either.
+  grep -q '^stat::number_of_executed_units: [1-9]' "$scratch/$target.log" || {
+    echo "fuzz.sh: $target ran nothing" >&2
+    exit 1
+  }
 done

@@ -31,7 +31,7 @@ main() {
   export MEMORY=512M
   local begin=$SECONDS
   guest_start
-  guest_wait 90
+  guest_wait
   guest_address
   [[ $backend != testpmd ]] || guest_run 'ethtool -K eth0 tx off' >/dev/null
   grep -v '^ *$' "$BACKEND_DIR/backend.log" | tail -n 6 | sed 's/^/  /'

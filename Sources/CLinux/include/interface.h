@@ -4,6 +4,7 @@
 #pragma once
 #include <linux/if_addr.h>
 #include <linux/if_ether.h>
+#include <linux/net_namespace.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <stdint.h>
@@ -37,3 +38,6 @@ int clinux_interface_defers_checksum(int socket, const char *name);
 /* A packet socket that receives nothing and keeps interface `index` promiscuous until it is
  * closed. */
 int clinux_promiscuous_socket(int index);
+
+/* setns(2): moves the calling thread, and no other, into the network namespace of a descriptor. */
+int clinux_enter_network_namespace(int fd);

@@ -13,7 +13,7 @@
 #   backend_pid                 prints its process id; fails when it does not run
 #   backend_counters            asks the daemon for its counters (SIGUSR1) and prints them
 #   backend_stop                ends it with SIGTERM and returns its exit status; 137 if it did not
-#                               end within 2 s and was killed
+#                               end within 5 s and was killed
 #   backend_kill                ends it with SIGKILL, as a crash would
 #   backend_programs            prints the XDP programs attached in the near namespace: none,
 #                               when no back-end runs
@@ -85,7 +85,7 @@ backend_stop() {
   local pid status=0 try
   pid=$(backend_pid) || return 0
   kill -TERM "$pid"
-  for ((try = 0; try < 40; try++)); do
+  for ((try = 0; try < 100; try++)); do
     backend_pid >/dev/null || break
     sleep 0.05
   done

@@ -1,0 +1,252 @@
+// The control thread: one epoll loop over the listening socket, the session with the front-end,
+// the interface's events and the requests of other threads.
+//
+// Everything that is configured belongs to this thread, from the port to the rings that do not
+// run, so nothing here is locked.  Front-ends come and go without end: one that leaves, crashes or
+// breaks the protocol costs its session, never the daemon.
+import Glibc
+import HostPort
+import Linux
+import Logging
+import VhostUser
+import VirtioNet
+
+/// What other threads ask of the control thread.
+final class ControlRequests: Sendable {
+  let stop: EventDescriptor
+  let report: EventDescriptor
+
+  init() throws(Errno) {
+    stop = try EventDescriptor()
+    report = try EventDescriptor()
+  }
+}
+
+struct ControlLoop: ~Copyable {
+  /// What a descriptor in the epoll set is.  Sessions are counted upwards from `firstSession`, so
+  /// that an event of one that has ended is not taken for its successor's.
+  private enum Tag {
+    static let stop: UInt64 = 0
+    static let report: UInt64 = 1
+    static let owner: UInt64 = 2
+    static let link: UInt64 = 3
+    static let listener: UInt64 = 4
+    static let firstSession: UInt64 = 16
+  }
+
+  private let requests: ControlRequests
+  private let logger: Logger
+  private let host: HostSide
+  private let device: NetDevice
+  private let listener: Listener
+  private let epoll: EpollSet
+  private let start = ContinuousClock.now
+  private var session: BackEnd?
+  private var sessionTag = Tag.firstSession
+  private var lastFailure: UnixSocketError?
+  private var hasCarrier: Bool
+
+  /// Opens everything and says so.
+  init(
+    _ options: Options, _ requests: ControlRequests, _ logger: Logger
+  ) throws(StartFailure) {
+    let listener = try starting { try Listener(options.endpoint) }
+    let host = try HostSide(options, logger)
+    let (port, owner, events) = (host.port, host.ownerDescriptor, host.eventsDescriptor)
+    let epoll = try starting {
+      let epoll = try EpollSet()
+      try epoll.add(requests.stop.raw, .readable, tag: Tag.stop)
+      try epoll.add(requests.report.raw, .readable, tag: Tag.report)
+      if let owner { try epoll.add(owner, .readable, tag: Tag.owner) }
+      if let events { try epoll.add(events, .readable, tag: Tag.link) }
+      if let raw = listener.descriptor { try epoll.add(raw, .readable, tag: Tag.listener) }
+      return epoll
+    } orSay: {
+      "cannot wait for events: \($0); raise the limit of open files"
+    }
+    let device = try starting {
+      try NetDevice(port: port, queuePairs: options.queuePairs, cpus: options.cpus.cpus) {
+        logger.warning("\($0)")
+      }
+    }
+    self.requests = requests
+    self.logger = logger
+    self.listener = listener
+    hasCarrier = host.hadCarrier
+    self.host = host
+    self.epoll = epoll
+    self.device = device
+    for (queue, mode) in device.queueModes.enumerated() {
+      logger.info("\(port.name) queue \(queue): \(mode)")
+    }
+    logger.info("ready: \(options.endpoint.text)")
+  }
+
+  /// Serves front-ends until it is told to stop, or the only one that it was given has left.
+  /// - Throws: if the host port is gone.
+  mutating func run() throws(StartFailure) {
+    defer { close() }
+    while true {
+      if session == nil, !acceptFrontEnd() { return }
+      var tags: [UInt64] = []
+      epoll.wait(milliseconds: timeout) { tag, _ in tags.append(tag) }
+      for tag in tags {
+        switch tag {
+        case Tag.stop: return
+        case Tag.report:
+          requests.report.drain()
+          report()
+        case Tag.owner: host.dismissCallers()
+        case Tag.link: try takeLinkEvents()
+        case Tag.listener: refuseFurtherFrontEnd()
+        case sessionTag: serve()
+        default: break
+        }
+      }
+    }
+  }
+
+  private var now: UInt64 { UInt64((ContinuousClock.now - start) / .milliseconds(1)) }
+
+  private var timeout: Int32 {
+    guard session == nil, let wait = listener.milliseconds(until: now) else { return -1 }
+    return Int32(clamping: wait)
+  }
+
+  // MARK: Front-ends
+
+  /// Starts a session with the next front-end, if there is one.
+  /// - Returns: whether another one may ever come.
+  private mutating func acceptFrontEnd() -> Bool {
+    switch listener.next(now: now) {
+    case .connection(let socket): begin(socket)
+    case .nothing: break
+    case .failed(let error): reportFailure(error)
+    case .exhausted: return false
+    }
+    return true
+  }
+
+  /// A front-end that cannot be accepted stays in the socket's queue, so the loop would spin (and
+  /// the log fill) without a pause and a look at what was said last.
+  private mutating func reportFailure(_ error: UnixSocketError) {
+    if error != lastFailure { logger.warning("no front-end yet: \(error); trying again") }
+    lastFailure = error
+    if listener.descriptor != nil { usleep(100_000) }
+  }
+
+  private mutating func begin(_ socket: consuming UnixSocket) {
+    let peer = ControlLoop.describe(socket.peerProcess)
+    let logger = logger
+    let session = BackEnd(
+      device: device, socket: socket,
+      log: { level, line in logger.log(level: Logger.Level(level), "\(line)") },
+      connected: { summary in logger.info("guest connected by \(peer): \(summary)") })
+    sessionTag += 1
+    guard let raw = session.descriptor else { return }
+    do throws(Errno) {
+      try epoll.add(raw, .readable, tag: sessionTag)
+    } catch {
+      logger.error("cannot serve \(peer): \(error)")
+      return
+    }
+    lastFailure = nil
+    logger.debug("front-end \(peer) connected")
+    self.session = session
+  }
+
+  private mutating func serve() {
+    guard let session else { return }
+    let peer = ControlLoop.describe(session.peerProcess)
+    do throws(VhostUserError) {
+      guard try session.handleReadable() == .closed else { return }
+      logger.info("front-end \(peer) left")
+    } catch {
+      logger.warning("front-end \(peer) is disconnected: \(error)")
+    }
+    self.session = nil
+  }
+
+  /// A second front-end at the same time; but the first may be gone, unnoticed until now.
+  private mutating func refuseFurtherFrontEnd() {
+    serve()
+    guard let session else { return }
+    guard case .connection(let second) = listener.next(now: now) else { return }
+    logger.warning(
+      """
+      front-end \(ControlLoop.describe(second.peerProcess)) is refused: \
+      \(ControlLoop.describe(session.peerProcess)) is connected; a second guest needs a daemon and \
+      an interface of its own
+      """)
+  }
+
+  private static func describe(_ process: Int?) -> String {
+    guard let process else { return "of unknown process" }
+    return "\(ProcessSettings.name(ofProcess: process) ?? "process"), pid \(process)"
+  }
+
+  // MARK: The rest
+
+  private mutating func takeLinkEvents() throws(StartFailure) {
+    let name = host.port.name
+    for event in host.takeEvents() {
+      switch event {
+      case .removed:
+        throw StartFailure("\(name) is gone: it was deleted or moved; create it and start again")
+      case .state(let isUp, let hasCarrier):
+        guard hasCarrier != self.hasCarrier else { continue }
+        self.hasCarrier = hasCarrier
+        if hasCarrier {
+          logger.notice("\(name) has a carrier, packets pass")
+        } else if isUp {
+          logger.warning("\(name) has lost its carrier; no packet passes until it is back")
+        } else {
+          logger.warning("\(name) is down; no packet passes until `ip link set \(name) up`")
+        }
+      }
+    }
+  }
+
+  private func report() {
+    for line in device.counterReport.split(separator: "\n") {
+      StandardErrorLog.write("counters: \(line)")
+    }
+  }
+
+  /// Rings first, then the workers; descriptors, mappings and the socket's file go with their
+  /// owners.
+  private mutating func close() {
+    session?.end()
+    session = nil
+    device.stop()
+  }
+}
+
+extension Options {
+  /// Where front-ends come from.
+  var endpoint: Listener.Endpoint {
+    if let descriptor { return .inherited(descriptor) }
+    return client ? .connect(path: socketPath ?? "") : .listen(path: socketPath ?? "")
+  }
+}
+
+extension Listener.Endpoint {
+  fileprivate var text: String {
+    switch self {
+    case .listen(let path): "listening on \(path)"
+    case .connect(let path): "connecting to \(path)"
+    case .inherited(let number): "connected by descriptor \(number)"
+    }
+  }
+}
+
+extension Logger.Level {
+  fileprivate init(_ level: LogLevel) {
+    switch level {
+    case .debug: self = .debug
+    case .info: self = .info
+    case .warning: self = .warning
+    case .error: self = .error
+    }
+  }
+}

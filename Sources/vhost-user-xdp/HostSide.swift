@@ -1,0 +1,141 @@
+// The host's side of the device: the port, and what is held beside it while it is open.  For an
+// interface the checks of `Preflight` come first, then ownership, and only then is anything
+// changed; all changes end with the process.
+import AFXDP
+import HostPort
+import Linux
+import Logging
+import Packet
+
+struct HostSide: ~Copyable {
+  let port: any HostPort
+  /// Whether packets could pass when it was opened.
+  let hadCarrier: Bool
+  /// Held for an interface, nil for the stand-in ports.
+  private let owner: InterfaceOwner?
+  private let events: LinkEvents?
+  private let membership: PromiscuousMembership?
+
+  /// For an epoll set: readable while another daemon asks who owns the interface.
+  var ownerDescriptor: Int32? {
+    switch owner {
+    case .some(let owner): owner.raw
+    case nil: nil
+    }
+  }
+
+  /// For an epoll set: readable when something happened to the interface.
+  var eventsDescriptor: Int32? {
+    switch events {
+    case .some(let events): events.raw
+    case nil: nil
+    }
+  }
+
+  /// Hangs up on daemons that were refused the interface, so that the next one is answered too.
+  func dismissCallers() {
+    switch owner {
+    case .some(let owner): owner.dismissCallers()
+    case nil: break
+    }
+  }
+
+  /// What happened to the interface since the last call.
+  func takeEvents() -> [LinkEvents.Event] {
+    switch events {
+    case .some(let events): events.take()
+    case nil: []
+    }
+  }
+
+  init(_ options: Options, _ logger: Logger) throws(StartFailure) {
+    switch options.port {
+    case .null:
+      self.init(standIn: NullPort(queueCount: options.queuePairs))
+    case .generate(let size):
+      self.init(
+        standIn: try starting { try GeneratePort(size: size, queueCount: options.queuePairs) })
+    case .interface(let name):
+      try self.init(interface: name, options, logger)
+    }
+  }
+
+  private init(standIn port: any HostPort) {
+    self.port = port
+    hadCarrier = true
+    owner = nil
+    events = nil
+    membership = nil
+  }
+
+  private init(
+    interface name: String, _ options: Options, _ logger: Logger
+  ) throws(StartFailure) {
+    let interface = try HostSide.read(name)
+    let preflight = try Preflight(interface, InterfaceRequest(options))
+    let owner: InterfaceOwner? = try InterfaceOwner(name, index: interface.index)
+    for warning in preflight.warnings { logger.warning("\(warning)") }
+    if !interface.isUp {
+      try HostSide.bringUp(name)
+      logger.info("\(name) was down and is brought up")
+    }
+    let events: LinkEvents? = try starting {
+      try LinkEvents(interfaceIndex: interface.index)
+    } orSay: {
+      "cannot watch \(name): \($0); free descriptors or memory"
+    }
+    let membership: PromiscuousMembership? =
+      options.noPromiscuous ? nil : try HostSide.makePromiscuous(interface)
+    var portOptions = XDPPortOptions(
+      interface: XDPInterface(name: name, index: UInt32(interface.index)), mtu: interface.mtu,
+      queueCount: options.queuePairs, numaNode: interface.numaNode)
+    portOptions.xdpMode = options.xdpMode ?? .auto
+    portOptions.copyMode = options.copyMode ?? .auto
+    portOptions.addresses = preflight.addresses
+    let port = try starting { try XDPPort(portOptions) }
+    for note in port.notes { logger.notice("\(note)") }
+    self.port = port
+    hadCarrier = interface.hasCarrier
+    self.owner = owner
+    self.events = events
+    self.membership = membership
+  }
+
+  private static func read(_ name: String) throws(StartFailure) -> Interface {
+    try starting {
+      if let interface = try Interface.read(name) { return interface }
+      let others = try Interface.names().joined(separator: ", ")
+      throw StartFailure(
+        "there is no interface \(name); choose one of \(others), or create it first")
+    } orSay: {
+      "cannot read interface \(name): \($0)"
+    }
+  }
+
+  private static func bringUp(_ name: String) throws(StartFailure) {
+    try starting {
+      try Interface.bringUp(name)
+    } orSay: {
+      "cannot bring \(name) up: \($0); run `ip link set \(name) up` before, or give CAP_NET_ADMIN"
+    }
+  }
+
+  private static func makePromiscuous(
+    _ interface: Interface
+  ) throws(StartFailure) -> PromiscuousMembership {
+    try starting {
+      try PromiscuousMembership(interfaceIndex: interface.index)
+    } orSay: {
+      "cannot make \(interface.name) promiscuous: \($0); give CAP_NET_RAW, or --no-promiscuous if "
+        + "the guest's address is the interface's own"
+    }
+  }
+}
+
+extension InterfaceRequest {
+  init(_ options: Options) {
+    self.init(
+      queuePairs: options.queuePairs, addresses: options.addresses, dedicated: options.dedicated,
+      force: options.force, xdpMode: options.xdpMode ?? .auto)
+  }
+}

@@ -1,0 +1,191 @@
+// The built program from outside: what management layers and service managers rely on.
+import Glibc
+import Linux
+import Testing
+
+@Suite("Daemon process", .serialized)
+struct DaemonProcessTests {
+  /// Beside the test bundle.
+  private static let program: String = {
+    var path = [CChar](repeating: 0, count: 4096)
+    let count = unsafe readlink("/proc/self/exe", &path, path.count - 1)
+    let bundle =
+      CommandLine.arguments.first { $0.hasSuffix(".xctest") }
+      ?? String(decoding: path.prefix(max(0, count)).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    return bundle.split(separator: "/", omittingEmptySubsequences: false).dropLast()
+      .joined(separator: "/") + "/vhost-user-xdp"
+  }()
+
+  private func socketPath(_ name: String) -> String { "/tmp/dmn-\(getpid())-\(name).sock" }
+
+  private func start(_ arguments: String...) throws -> Child {
+    try Child([DaemonProcessTests.program] + arguments)
+  }
+
+  private func isSocket(_ path: String) -> Bool {
+    var status = stat()
+    return unsafe lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFSOCK
+  }
+
+  @Test("--print-capabilities prints exactly the JSON and ends well")
+  func capabilities() throws {
+    let child = try start("--print-capabilities", "--socket-path=/nonexistent/x", "--nonsense")
+    #expect(child.wait() == 0)
+    #expect(child.output == "{\"type\":\"net\"}\n")
+    #expect(child.errors == "")
+  }
+
+  @Test("a wrong command line is one line on stderr and status 64")
+  func usage() throws {
+    let child = try start("--socket-path=s")
+    #expect(child.wait() == 64)
+    #expect(child.output == "")
+    #expect(child.errors.hasPrefix("vhost-user-xdp: error: "))
+    #expect(child.errors.filter(\.isNewline).count == 1)
+  }
+
+  @Test("what the host refuses is one line on stderr and status 1")
+  func refusal() throws {
+    let child = try start("--socket-path=\(socketPath("refusal"))", "--interface=dmn-none")
+    #expect(child.wait() == 1)
+    #expect(child.errors.contains("there is no interface dmn-none; choose one of"))
+    #expect(child.errors.filter(\.isNewline).count == 1)
+    #expect(!isSocket(socketPath("refusal")))
+  }
+
+  @Test(
+    "SIGTERM and SIGINT end it in under a second with status 0, and the socket goes",
+    arguments: [SIGTERM, SIGINT])
+  func signals(signal: CInt) throws {
+    let path = socketPath("signal")
+    let child = try start("--socket-path=\(path)", "--interface=null:")
+    #expect(child.waitForError("ready: listening on \(path)"))
+    #expect(isSocket(path))
+    let elapsed = ContinuousClock().measure {
+      child.send(signal)
+      #expect(child.wait() == 0)
+    }
+    #expect(elapsed < .seconds(1))
+    #expect(!isSocket(path))
+    #expect(!child.errors.contains("error"))
+  }
+
+  @Test("SIGUSR1 prints the counters")
+  func counters() throws {
+    let child = try start("--socket-path=\(socketPath("counters"))", "--interface=null:")
+    #expect(child.waitForError("ready"))
+    child.send(SIGUSR1)
+    #expect(child.waitForError("counters: transmit 0:"))
+    child.send(SIGTERM)
+    #expect(child.wait() == 0)
+  }
+
+  @Test("a socket file that a killed daemon left is replaced, a live daemon's is not")
+  func staleSocket() throws {
+    let path = socketPath("stale")
+    let killed = try start("--socket-path=\(path)", "--interface=null:")
+    #expect(killed.waitForError("ready"))
+    let second = try start("--socket-path=\(path)", "--interface=null:")
+    #expect(second.wait() == 1)
+    #expect(second.errors.contains("process \(killed.pid)"))
+    killed.send(SIGKILL)
+    #expect(killed.wait() == 128 + Int(SIGKILL))
+    #expect(isSocket(path))
+    let successor = try start("--socket-path=\(path)", "--interface=null:")
+    #expect(successor.waitForError("ready"))
+    successor.send(SIGTERM)
+    #expect(successor.wait() == 0)
+  }
+
+  @Test("a front-end is followed by the next one; one at the same time is refused")
+  func frontEnds() throws {
+    let path = socketPath("frontends")
+    let child = try start("--socket-path=\(path)", "--interface=null:", "--log-level=debug")
+    #expect(child.waitForError("ready"))
+    do {
+      let first = try UnixSocket(connectingTo: path)
+      #expect(child.waitForError("connected"))
+      let second = try UnixSocket(connectingTo: path)
+      #expect(child.waitForError("is refused"))
+      #expect(first.raw != second.raw)
+    }
+    #expect(child.waitForError("left"))
+    let third = try UnixSocket(connectingTo: path)
+    #expect(third.send([UInt8](repeating: 0xff, count: 12)) == .done(12))
+    #expect(child.waitForError("is disconnected"))
+    child.send(SIGTERM)
+    #expect(child.wait() == 0)
+  }
+
+  @Test("a client goes on trying until the front-end listens, and ends while it tries")
+  func client() throws {
+    let path = socketPath("client")
+    let child = try start(
+      "--socket-path=\(path)", "--interface=null:", "--client", "--log-level=debug")
+    #expect(child.waitForError("trying again"))
+    do {
+      let listener = try UnixSocketListener(path: path)
+      #expect(child.waitForError("connected"))
+      #expect(try listener.accept() != nil)
+    }
+    #expect(child.waitForError("left"))
+    child.send(SIGTERM)
+    #expect(child.wait() == 0)
+  }
+
+  @Test("with --fd it ends well when the connection does")
+  func inherited() throws {
+    var ends: [CInt] = [-1, -1]
+    #expect(unsafe socketpair(AF_UNIX, CInt(SOCK_STREAM.rawValue), 0, &ends) == 0)
+    let kept = OwnedDescriptor(adopting: ends[0])
+    _ = fcntl(kept.raw, F_SETFD, FD_CLOEXEC)
+    let given = OwnedDescriptor(adopting: ends[1])
+    let child = try start("--fd=\(given.raw)", "--interface=null:", "--log-level=debug")
+    _ = consume given
+    #expect(child.waitForError("connected"))
+    _ = consume kept
+    #expect(child.wait() == 0)
+  }
+
+  @Test(
+    "a second daemon on an interface is refused with the first one's pid",
+    .enabled(if: NetworkNamespace.isAvailable, "needs root"))
+  func secondDaemon() throws {
+    let program = DaemonProcessTests.program
+    let (first, second) = (socketPath("first"), socketPath("second"))
+    let (line, pid) = try NetworkNamespace.run {
+      try run("ip link add dmn0 type veth peer name dmn1")
+      try run("ethtool -K dmn1 tx off")
+      let owner = try Child([program, "--socket-path=\(first)", "--interface=dmn0"])
+      guard owner.waitForError("ready") else { throw CommandFailure(description: owner.errors) }
+      let refused = try Child([program, "--socket-path=\(second)", "--interface=dmn0"])
+      #expect(refused.wait() == 1)
+      owner.send(SIGTERM)
+      #expect(owner.wait() == 0)
+      return (refused.errors, owner.pid)
+    }
+    #expect(
+      line == """
+        vhost-user-xdp: error: dmn0: already served by vhost-user-xdp, pid \(pid); stop it or \
+        choose another --interface
+
+        """)
+  }
+
+  @Test(
+    "a daemon ends with status 1 when its interface is deleted, and says so",
+    .enabled(if: NetworkNamespace.isAvailable, "needs root"))
+  func deletedInterface() throws {
+    let program = DaemonProcessTests.program
+    let path = socketPath("deleted")
+    let errors = try NetworkNamespace.run {
+      try run("ip link add dmn0 type veth peer name dmn1")
+      let child = try Child([program, "--socket-path=\(path)", "--interface=dmn0"])
+      guard child.waitForError("ready") else { throw CommandFailure(description: child.errors) }
+      try run("ip link del dmn0")
+      #expect(child.wait() == 1)
+      return child.errors
+    }
+    #expect(errors.contains("dmn0 is gone"))
+  }
+}

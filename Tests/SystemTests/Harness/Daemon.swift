@@ -1,0 +1,123 @@
+// The daemon under test, and what can be seen of it from outside.
+import Glibc
+
+struct Daemon {
+  let process: ChildProcess
+
+  /// The release binary; BACKEND names another one.
+  static let binary: String = {
+    let named = unsafe getenv("BACKEND").map { unsafe String(cString: $0) }
+    return named ?? Wire.root + "/.build/release/vhost-user-xdp"
+  }()
+
+  /// Its open descriptors.
+  var descriptors: Int { entries(in: "/proc/\(process.pid)/fd") }
+
+  /// Its mappings of guest memory: shared, of a memfd.
+  var guestMappings: Int {
+    contents(of: "/proc/\(process.pid)/maps").split(separator: "\n")
+      .count { $0.contains("/memfd:") || $0.contains("/dev/shm") }
+  }
+
+  /// The sum of a counter over all rings and queues that print it, by SIGUSR1: "packets",
+  /// "dropped_no_guest_buffers". Lines without `line` do not count.
+  func counter(_ name: String, on line: String = "") throws -> Int {
+    try counters().filter { line.isEmpty || $0.line.contains(line) }
+      .filter { $0.name == name }.reduce(0) { $0 + $1.value }
+  }
+
+  /// Every packet that it knows to be lost, by its own counters and the kernel's.
+  func losses(on line: String = "") throws -> Int {
+    try counters().filter { line.isEmpty || $0.line.contains(line) }
+      .filter { $0.name.hasPrefix("dropped_") }.reduce(0) { $0 + $1.value }
+  }
+
+  private func counters() throws -> [(line: String, name: String, value: Int)] {
+    let before = process.output.utf8.count
+    process.send(SIGUSR1)
+    var length = before
+    // All lines of one request come at once.
+    try eventually(within: 2, "the counters are printed", log: process.log) {
+      sleep(0.05)
+      defer { length = process.output.utf8.count }
+      return length > before && length == process.output.utf8.count
+    }
+    let text = String(decoding: process.output.utf8.dropFirst(before), as: UTF8.self)
+    return text.split(separator: "\n").flatMap { line in
+      let words = line.split { $0 == " " || $0 == "," }
+      return zip(words, words.dropFirst()).compactMap { name, value in
+        Int(value).map { (String(line), String(name), $0) }
+      }
+    }
+  }
+}
+
+extension Wire {
+  /// Starts the daemon on nic0, and waits until it listens.
+  func startDaemon(
+    _ options: String..., interface: [String] = ["--interface=nic0", "--dedicated"]
+  ) throws -> Daemon {
+    let daemon = try launchDaemon(interface + options)
+    if !options.contains("--client") {
+      try eventually(within: 5, "the daemon listens on \(socket)", log: daemon.process.log) {
+        guard daemon.process.isRunning else {
+          throw HarnessError("the daemon ended\n\(tail(of: daemon.process.log))")
+        }
+        // Flags 00010000: a listening socket; the file alone may be a dead daemon's.
+        return contents(of: "/proc/\(daemon.process.pid)/net/unix").split(separator: "\n")
+          .contains { $0.hasSuffix(" " + socket) && $0.contains(" 00010000 ") }
+      }
+    }
+    return daemon
+  }
+
+  /// Starts the daemon with --socket-path and `options`, and does not wait.
+  func launchDaemon(_ options: [String], socket: String? = nil) throws -> Daemon {
+    Daemon(
+      process: try start(
+        [Daemon.binary, "--socket-path=\(socket ?? self.socket)"] + options, in: .near,
+        name: "daemon"))
+  }
+
+  /// Starts the daemon with options that it must refuse.
+  ///
+  /// - Returns: its exit status and what it printed.
+  func refusal(
+    of options: [String], socket: String? = nil
+  ) throws -> (status: ExitStatus, output: String) {
+    let daemon = try launchDaemon(options, socket: socket)
+    defer { daemon.process.end() }
+    return (try daemon.process.wait(within: 5), daemon.process.output)
+  }
+
+  /// `ip -details link` of nic0.
+  var linkDetails: String {
+    get throws { try shell("ip -n $NETNS_NEAR -details link show nic0") }
+  }
+
+  /// How many ask for nic0 to be promiscuous.
+  var promiscuity: Int {
+    get throws {
+      let words = try linkDetails.split { $0 == " " || $0 == "\n" }
+      guard let label = words.firstIndex(of: "promiscuity"), let value = Int(words[label + 1])
+      else { throw HarnessError("no promiscuity in \(words)") }
+      return value
+    }
+  }
+
+  /// Attaches an XDP program that passes everything to nic0, as another tool would.
+  func attachForeignProgram() throws {
+    try shell(
+      """
+      clang -O2 -target bpf -x c -c -o $BACKEND_DIR/pass.o - <<'END'
+      __attribute__((section("xdp"), used)) int pass(void *context) { return 2; }
+      END
+      ip -n $NETNS_NEAR link set nic0 xdp object $BACKEND_DIR/pass.o section xdp
+      """)
+  }
+
+  /// The XDP programs in the near namespace; empty if there are none.
+  var programs: String {
+    get throws { try shell("backend_programs") }
+  }
+}

@@ -1,0 +1,89 @@
+// What the host at the far end of the wire does.
+
+extension Wire {
+  /// Sends `count` broadcast frames of `size` bytes from the far end, at a steady rate. The
+  /// interface's own counter says how many left: there may be others, of the host's own accord.
+  func send(count: Int, size: Int, perSecond rate: Int) throws {
+    let program = Self.sender(count: count, size: size, perSecond: rate)
+    try shell("netns_far python3 - <<'END'\n\(program)\nEND", within: 60)
+  }
+
+  /// The Python program that does it.
+  static func sender(count: Int, size: Int, perSecond rate: Int) -> String {
+    // Bursts of a millisecond: a host sleeps no shorter.
+    """
+    import socket, time
+    port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    port.bind(('peer0', 0))
+    frame = b'\\xff' * 6 + b'\\x02\\0\\0\\0\\0\\x77' + b'\\x88\\xb5'
+    frame += bytes(i & 255 for i in range(\(size) - len(frame)))
+    begin = time.monotonic()
+    for number in range(\(count)):
+        if number % \(max(1, rate / 1000)) == 0:
+            time.sleep(max(0, begin + number / \(rate) - time.monotonic()))
+        port.send(frame)
+    """
+  }
+
+  /// Sends UDP from `flows` ports of the far end to the guest, in turns of one datagram each.
+  func sendFlows(_ flows: Int, perFlow: Int) throws {
+    let program = """
+      import socket, time
+      ports = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(\(flows))]
+      for port in ports:
+          port.connect(('10.77.0.2', 9))
+      for _ in range(\(perFlow)):
+          for port in ports:
+              port.send(b'flow')
+          time.sleep(0.01)
+      """
+    try shell("netns_far python3 - <<'END'\n\(program)\nEND", within: 60)
+  }
+
+  /// Pings the driver's address, or another one, from the far end.
+  ///
+  /// - Returns: how many answers came.
+  func ping(_ address: String = "10.77.0.2", count: Int) throws -> Int {
+    let result = try attempt(
+      "netns_far busybox ping -c \(count) -i 0.01 -W 1 \(address)", within: 60)
+    guard let end = result.output.firstRange(of: " packets received") else {
+      throw HarnessError("no ping: \(result.output)")
+    }
+    let number = result.output[..<end.lowerBound].reversed().prefix(while: \.isNumber)
+    return Int(String(number.reversed()))!
+  }
+
+  /// Serves iPXE: an address by DHCP, and by HTTP a kernel that drives virtio devices as legacy.
+  ///
+  /// - Returns: the DHCP server, which prints "sending ACK" for each address it gives.
+  func startBootServer() throws -> ChildProcess {
+    try shell(
+      """
+      mkdir $GUEST_DIR/boot
+      ln -s "$GUEST_CACHE/vmlinuz" "$GUEST_CACHE/initramfs.cpio.gz" $GUEST_DIR/boot
+      cat >$GUEST_DIR/boot/start.ipxe <<END
+      #!ipxe
+      kernel http://$LAB_FAR_ADDRESS/vmlinuz $(guest_command_line) virtio_pci.force_legacy=1 \
+        initrd=initramfs.cpio.gz
+      initrd http://$LAB_FAR_ADDRESS/initramfs.cpio.gz
+      boot
+      END
+      cat >$GUEST_DIR/udhcpd.conf <<END
+      start 10.77.0.50
+      end 10.77.0.60
+      max_leases 10
+      interface peer0
+      lease_file $GUEST_DIR/leases
+      pidfile $GUEST_DIR/udhcpd.pid
+      boot_file http://$LAB_FAR_ADDRESS/start.ipxe
+      option subnet 255.255.255.0
+      END
+      touch $GUEST_DIR/leases
+      """)
+    _ = try start(
+      ["busybox", "httpd", "-f", "-p", "10.77.0.1:80", "-h", folder + "/boot"], in: .far,
+      name: "httpd")
+    return try start(
+      ["busybox", "udhcpd", "-f", folder + "/udhcpd.conf"], in: .far, name: "udhcpd")
+  }
+}

@@ -1,0 +1,101 @@
+// A Linux guest under QEMU, by the scripts of the lab.
+import Glibc
+
+struct Guest {
+  let wire: Wire
+
+  /// - Parameters:
+  ///   - device: more properties of virtio-net-pci, each with a comma before it.
+  ///   - queues: queue pairs, and as many CPUs.
+  ///   - netboot: no kernel is given to QEMU: iPXE has to fetch it (`Wire.startBootServer`).
+  init(on wire: Wire, device: String = "", queues: Int = 1, netboot: Bool = false) throws {
+    self.wire = wire
+    try wire.shell(
+      """
+      export MEMORY=384M QUEUES=\(queues) DEVICE_OPTIONS='\(device)'
+      GUEST_NETBOOT=\(netboot ? "yes" : "")
+      guest_start
+      """)
+  }
+
+  /// Waits until it is up, after its start or a reboot, and gives it its address.
+  func waitUntilUp(within seconds: Int = 90) throws {
+    try wire.shell("guest_wait \(seconds); guest_address", within: Double(seconds) + 30)
+  }
+
+  /// Runs a shell command in the guest.
+  ///
+  /// - Returns: what it prints.
+  @discardableResult
+  func run(_ command: String, within seconds: Int = 60) throws -> String {
+    try wire.shell("guest_run -t \(seconds) '\(command)'", within: Double(seconds) + 15)
+  }
+
+  /// Pings the far end from the guest.
+  ///
+  /// - Returns: how many answers came.
+  func ping(count: Int) throws -> Int {
+    let output = try run("ping -c \(count) -i 0.05 -W 2 10.77.0.1 || true")
+    guard let end = output.firstRange(of: " packets received") else {
+      throw HarnessError("no ping in the guest: \(output)")
+    }
+    return Int(String(output[..<end.lowerBound].reversed().prefix(while: \.isNumber).reversed()))!
+  }
+
+  /// Whether the guest's driver and the device agreed on virtio feature `bit`.
+  func hasFeature(_ bit: Int) throws -> Bool {
+    let bits = Array(
+      try run("cat /sys/class/net/eth0/device/features").filter { $0 == "0" || $0 == "1" })
+    return bit < bits.count && bits[bit] == "1"
+  }
+
+  /// One second of TCP, from the guest and to it; bits per second as the receiver saw them.
+  ///
+  /// The server is at the far end.
+  func iperf(toGuest: Bool, streams: Int = 1) throws -> Double {
+    let direction = toGuest ? "--reverse" : ""
+    let output = try wire.shell(
+      """
+      netns_far iperf3 --server --one-off --bind $LAB_FAR_ADDRESS >/dev/null 2>&1 &
+      for try in {1..50}; do
+        [[ -n $(netns_far ss -Hltn "sport = :5201") ]] && break
+        sleep 0.1
+      done
+      guest_run "iperf3 --client $LAB_FAR_ADDRESS --time 1 --parallel \(streams) --json \(direction)"
+      kill $! 2>/dev/null || true
+      """, within: 60)
+    guard let end = output.firstRange(of: "\"sum_received\""),
+      let label = output[end.upperBound...].firstRange(of: "\"bits_per_second\":"),
+      let value = Double(
+        output[label.upperBound...].drop(while: \.isWhitespace).prefix { $0 != "," && $0 != "\n" })
+    else { throw HarnessError("no result of iperf3: \(output)") }
+    return value
+  }
+
+  /// A file of random bytes goes to the guest, and the guest's copy comes back.
+  ///
+  /// - Returns: the SHA-256 of what was sent, of what the guest got, and of what came back.
+  func copyFile(megabytes: Int) throws -> [String] {
+    try wire.shell(
+      """
+      mkdir $GUEST_DIR/files
+      head -c \(megabytes)M /dev/urandom >$GUEST_DIR/files/sent
+      sha256sum $GUEST_DIR/files/sent
+      netns_far busybox httpd -f -p $LAB_FAR_ADDRESS:80 -h $GUEST_DIR/files &
+      server=$!
+      trap 'kill $server' EXIT
+      sleep 0.2
+      guest_run "wget -q -O /tmp/file http://$LAB_FAR_ADDRESS/sent && sha256sum /tmp/file"
+      guest_run 'httpd -p 80 -h /tmp'
+      netns_far timeout 60 busybox wget -q -O $GUEST_DIR/files/back http://$LAB_GUEST_ADDRESS/file
+      sha256sum $GUEST_DIR/files/back
+      """, within: 150
+    ).split(separator: "\n").map { String($0.prefix(64)) }
+  }
+
+  /// What artifacts.sh fetches.
+  static var isFetched: Bool {
+    let named = unsafe getenv("VHOST_USER_XDP_CACHE").map { unsafe String(cString: $0) }
+    return exists((named ?? Wire.root + "/.lab") + "/initramfs.cpio.gz")
+  }
+}

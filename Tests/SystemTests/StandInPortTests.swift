@@ -1,0 +1,41 @@
+import Testing
+
+extension SystemTests {
+  @Suite("ports without an interface")
+  struct StandInPorts {
+    let wire: Wire
+    init() throws { wire = try Wire() }
+
+    @Test("null: takes every packet of the driver")
+    func null() throws {
+      let daemon = try wire.startDaemon(interface: ["--interface=null:"])
+      let driver = try wire.startTestpmd("txonly")
+      let sent = try driver.run(seconds: 0.5).transmitted
+      #expect(sent > 1000)
+      try eventually(within: 2, "all \(sent) packets are taken", log: daemon.process.log) {
+        try daemon.counter("packets") == sent
+      }
+      #expect(try daemon.losses() == 0)
+    }
+
+    @Test("generate: fills the driver's rings, with frames of the size that was asked for")
+    func generate() throws {
+      let daemon = try wire.startDaemon(interface: ["--interface=generate:64"])
+      let driver = try wire.startTestpmd("rxonly")
+      let received = try driver.run(seconds: 0.5).received
+      #expect(received > 1000)
+      let (packets, bytes) = (try daemon.counter("packets"), try daemon.counter("bytes"))
+      #expect(packets >= received)
+      #expect(bytes >= received * 64 && bytes % 64 == 0)
+    }
+
+    @Test("generate: takes what the driver transmits while it supplies")
+    func generateBothDirections() throws {
+      _ = try wire.startDaemon(interface: ["--interface=generate:64"])
+      let driver = try wire.startTestpmd("mac")
+      let counts = try driver.run(seconds: 0.5)
+      #expect(counts.received > 1000)
+      #expect(counts.transmitted > 1000)
+    }
+  }
+}

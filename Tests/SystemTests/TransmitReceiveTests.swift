@@ -1,0 +1,71 @@
+import Testing
+
+extension SystemTests {
+  @Suite("DPDK virtio-user on a veth")
+  struct TransmitReceive {
+    let wire: Wire
+    init() throws { wire = try Wire() }
+
+    @Test(
+      "every packet that the driver transmits arrives at the far end",
+      arguments: [64, 512, 1500], ["mrg_rxbuf=0,packed_vq=0", "mrg_rxbuf=1,packed_vq=0"])
+    func transmit(size: Int, device: String) throws {
+      let daemon = try wire.startDaemon()
+      let driver = try wire.startTestpmd("txonly", device: device, options: ["--txpkts=\(size)"])
+      let before = try wire.settled(.far, "rx_packets")
+      let bytesBefore = try wire.counter(.far, "rx_bytes")
+
+      let sent = try driver.run(seconds: 0.5).transmitted
+
+      let arrived = try wire.settled(.far, "rx_packets") - before
+      let bytes = try wire.counter(.far, "rx_bytes") - bytesBefore
+      #expect(sent > 1000)
+      #expect(arrived == sent)
+      #expect(bytes == sent * size)
+      #expect(try daemon.losses() == 0)
+    }
+
+    @Test(
+      "every packet of the far end reaches the driver, at a rate that it can take",
+      arguments: [64, 512, 1500], ["mrg_rxbuf=0,packed_vq=0", "mrg_rxbuf=1,packed_vq=0"])
+    func receive(size: Int, device: String) throws {
+      let daemon = try wire.startDaemon()
+      // Rings that hold what comes in a quarter of a second: the machine may be busy.
+      let driver = try wire.startTestpmd("rxonly", device: device + ",queue_size=1024")
+      let before = try wire.counter(.far, "tx_packets")
+      try driver.start()
+
+      try wire.send(count: 4000, size: size, perSecond: 4000)
+
+      let sent = try wire.settled(.far, "tx_packets") - before
+      let received = try driver.stop().received
+      #expect(sent >= 4000)
+      #expect(received == sent)
+      #expect(try daemon.losses() == 0)
+    }
+
+    @Test("what a driver without buffers cannot take is dropped, and counted")
+    func receiveWithoutBuffers() throws {
+      let daemon = try wire.startDaemon()
+      // Its rings are full of buffers (256), of which it gives none back while it does not forward.
+      let driver = try wire.startTestpmd("rxonly")
+      let before = try wire.counter(.far, "tx_packets")
+
+      try wire.send(count: 20000, size: 64, perSecond: 40000)
+
+      let sent = try wire.settled(.far, "tx_packets") - before
+      let received = try driver.run(seconds: 0.5).received
+      let lost = try daemon.losses()
+      #expect(lost > 0)
+      #expect(received + lost == sent)
+    }
+
+    @Test("a ping from the far end comes back, each time")
+    func bothDirections() throws {
+      _ = try wire.startDaemon()
+      let driver = try wire.startTestpmd("icmpecho")
+      try driver.start()
+      #expect(try wire.ping(count: 50) == 50)
+    }
+  }
+}
