@@ -101,7 +101,7 @@ var targets: [Target] = [
   .testTarget(
     name: "DaemonTests",
     dependencies: [
-      "vhost-user-xdp", "HostPort", "Packet", "Linux", "CLinux",
+      "vhost-user-xdp", "AFXDP", "HostPort", "Packet", "Linux", "CLinux",
       .product(name: "Logging", package: "swift-log"),
     ],
     swiftSettings: strict),

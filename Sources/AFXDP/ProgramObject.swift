@@ -26,7 +26,9 @@ struct ProgramObject: ~Copyable {
     let result: Result<(OpaquePointer, CInt), XDPProgramError> =
       unsafe LibraryLog.collect { log in
         var options = unsafe bpf_object_open_opts()
-        unsafe options.sz = MemoryLayout<bpf_object_open_opts>.size
+        // To the end of the last field: libbpf refuses a struct whose padding is not zero.
+        unsafe options.sz =
+          MemoryLayout<bpf_object_open_opts>.offset(of: \.kernel_log_level)! + 4
         let opened = unsafe "steer".withCString { name in
           unsafe options.object_name = unsafe name
           return unsafe BPFObject.steer.withUnsafeBytes { bytes in
