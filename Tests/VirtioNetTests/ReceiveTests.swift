@@ -114,6 +114,22 @@ struct ReceiveTests {
     #expect(fixture.counters.malformedBuffers.current == 1)
   }
 
+  @Test(
+    "a buffer too small for a header goes back empty, else it would be in front for ever",
+    arguments: [[.version1], [.version1, .mrgRxbuf]] as [VirtioFeatures])
+  func smallerThanHeader(features: VirtioFeatures) throws {
+    var fixture = try ReceiveFixture(features: features, size: 4)
+    for _ in 0..<4 { try fixture.offer([11]) }
+    fixture.port[0].inject([frame(60)])
+    for _ in 0..<4 { _ = fixture.feed.turn() }
+    #expect(try fixture.driver.allUsed().map(\.length) == [0, 0, 0, 0])
+    try fixture.offer([1600])
+    fixture.pump()
+    #expect(try fixture.collect().map(\.frame) == [frame(60)])
+    #expect(fixture.counters.malformedBuffers.current == 4)
+    #expect(fixture.counters.dropped(.tooLongForGuest) == 0)
+  }
+
   @Test("random sizes of packets and buffers, across the wrap of the index")
   func random() throws {
     var generator = SeededGenerator(seed: 7)
