@@ -36,7 +36,7 @@ public final class NetDevice: Device {
   /// - Parameters:
   ///   - queuePairs: at least 1, at most the port's queues.
   ///   - cpus: one worker for each, bound to it; empty: one unbound worker a queue pair.
-  ///   - log: called on any thread, rarely.
+  ///   - log: called on any thread, at most `LogLimit.burst` times and then once a second.
   public init(
     port: any HostPort, queuePairs: Int, cpus: [Int],
     log: @escaping @Sendable (String) -> Void
@@ -47,6 +47,12 @@ public final class NetDevice: Device {
           + "\(port.capabilities.queueCount) queues; choose --queues accordingly")
     }
     self.port = port
+    // A guest or front-end can cause lines as fast as it resets the device.
+    let limit = LogLimit()
+    let log: @Sendable (String) -> Void = { line in
+      guard let omitted = limit.admit() else { return }
+      log(omitted == 0 ? line : "\(line) (\(omitted) lines were left out before)")
+    }
     self.log = log
     var queues: [any HostPortQueue] = []
     for index in 0..<queuePairs { queues.append(try port.openQueue(index)) }
