@@ -93,10 +93,9 @@ package final class ReceiveFeed {
   }
 
   private func stall(after done: Int) {
-    if !isStalled {
-      state.value.isStalled = true
-      state.value.shedAt = MonotonicClock.milliseconds
-    }
+    // A guest that is slow is left in peace; the patience is for one that gives nothing.
+    if !isStalled || done > 0 { state.value.shedAt = MonotonicClock.milliseconds }
+    state.value.isStalled = true
     guard done > 0 else { return }
     for i in 0..<done { unsafe spare.append(held[i]) }
     port.recycle(spare)

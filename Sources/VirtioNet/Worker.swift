@@ -54,7 +54,9 @@ package final class Worker {
     self.mailbox = mailbox
     self.log = log
     epoll = try EpollSet()
-    try epoll.add(mailbox.wakeUp.raw, [.readable], tag: 0)
+    // By edge: mail is often read between `post`'s two steps, before its wake-up is written, and
+    // that wake-up would stay readable and keep this thread awake until the next message.
+    try epoll.add(mailbox.wakeUp.raw, [.readable, .edge], tag: 0)
   }
 
   /// The thread's body: returns after `.end`.
