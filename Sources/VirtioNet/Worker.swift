@@ -48,9 +48,9 @@ package final class Worker {
   /// of each frame a wake-up, a spinning one nothing.
   private static let spinTurns = 40
 
-  package init(
-    mailbox: Mailbox<WorkerMessage>, log: @escaping @Sendable (String) -> Void
-  ) throws(Errno) {
+  package init(mailbox: Mailbox<WorkerMessage>, log: @escaping @Sendable (String) -> Void)
+    throws(Errno)
+  {
     self.mailbox = mailbox
     self.log = log
     epoll = try EpollSet()
