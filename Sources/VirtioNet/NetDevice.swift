@@ -89,12 +89,8 @@ public final class NetDevice: Device {
   public var queuePairCount: Int { queues.count }
   public var maximumMTU: Int { port.capabilities.mtu }
 
-  public func negotiate(_ features: VirtioFeatures) {
-    if !features.contains(.version1) && !features.contains(.anyLayout) {
-      log(
-        "driver negotiated neither VERSION_1 nor ANY_LAYOUT; any descriptor layout is taken anyway")
-    }
-  }
+  /// Nothing depends on it before a ring starts, and then it is in the ring's configuration.
+  public func negotiate(_ features: VirtioFeatures) {}
 
   public func startQueue(_ config: VirtqueueConfig) {
     let ring = config.index

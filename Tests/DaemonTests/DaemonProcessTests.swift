@@ -136,10 +136,11 @@ struct DaemonProcessTests {
   @Test("with --fd it ends well when the connection does")
   func inherited() throws {
     var ends: [CInt] = [-1, -1]
-    #expect(unsafe socketpair(AF_UNIX, CInt(SOCK_STREAM.rawValue), 0, &ends) == 0)
+    let type = CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
+    #expect(unsafe socketpair(AF_UNIX, type, 0, &ends) == 0)
     let kept = OwnedDescriptor(adopting: ends[0])
-    _ = fcntl(kept.raw, F_SETFD, FD_CLOEXEC)
     let given = OwnedDescriptor(adopting: ends[1])
+    _ = fcntl(given.raw, F_SETFD, 0)
     let child = try start("--fd=\(given.raw)", "--interface=null:", "--log-level=debug")
     _ = consume given
     #expect(child.waitForError("connected"))

@@ -54,9 +54,9 @@ extension SystemTests {
 
       let sent = try wire.settled(.far, "tx_packets") - before
       let received = try driver.stop().received
-      #expect(sent >= 64 * 30)
-      #expect(received >= 64 * 30 && received <= sent + before)
-      #expect(try daemon.losses() == 0)
+      #expect(sent == 64 * 30)
+      #expect(received == sent)
+      #expect(try daemon.losses() == [:])
     }
   }
 }

@@ -64,7 +64,9 @@ struct ListenerTests {
   @Test("an inherited socket is used once")
   func inherited() throws {
     var ends: [CInt] = [-1, -1]
-    try checkedCall { unsafe socketpair(AF_UNIX, CInt(SOCK_STREAM.rawValue), 0, &ends) }
+    try checkedCall {
+      unsafe socketpair(AF_UNIX, CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0, &ends)
+    }
     let listener = try Listener(.inherited(ends[0]))
     #expect(next(listener, 0) == .connection)
     #expect(next(listener) == .exhausted)

@@ -1,5 +1,6 @@
 // A pipe tells when the last copy of its write end is closed: the way to see that one descriptor
-// of many is not held any more, whatever other tests open at the same time.
+// of many is not held any more, whatever other tests open at the same time.  A pair of sockets, in
+// fact: it can be made close-on-exec at once, and other tests start processes meanwhile.
 import Glibc
 import Linux
 
@@ -9,7 +10,8 @@ final class Pipe {
 
   init() throws {
     var ends: [CInt] = [-1, -1]
-    try checkedCall { unsafe pipe(&ends) }
+    let type = CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
+    try checkedCall { unsafe socketpair(AF_UNIX, type, 0, &ends) }
     readEnd = OwnedDescriptor(adopting: ends[0])
     writeEnd = EventDescriptor(adopting: OwnedDescriptor(adopting: ends[1]))
   }

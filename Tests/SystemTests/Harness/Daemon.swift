@@ -26,10 +26,15 @@ struct Daemon {
       .filter { $0.name == name }.reduce(0) { $0 + $1.value }
   }
 
-  /// Every packet that it knows to be lost, by its own counters and the kernel's.
-  func losses(on line: String = "") throws -> Int {
-    try counters().filter { line.isEmpty || $0.line.contains(line) }
-      .filter { $0.name.hasPrefix("dropped_") }.reduce(0) { $0 + $1.value }
+  /// Packets that it knows to be lost, by counter: its own, and the kernel's for its sockets.
+  ///
+  /// Not those lost while no driver was there. An empty fill ring is in `rx_dropped` too.
+  func losses() throws -> [String: Int] {
+    let all = try counters().filter {
+      $0.name.hasPrefix("dropped_") && $0.name != "dropped_no_guest" && !$0.line.contains("null:")
+        || $0.name == "rx_dropped" || $0.name == "rx_ring_full"
+    }
+    return Dictionary(all.map { ($0.name, $0.value) }, uniquingKeysWith: +).filter { $0.value > 0 }
   }
 
   private func counters() throws -> [(line: String, name: String, value: Int)] {

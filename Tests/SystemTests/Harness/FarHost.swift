@@ -52,38 +52,4 @@ extension Wire {
     let number = result.output[..<end.lowerBound].reversed().prefix(while: \.isNumber)
     return Int(String(number.reversed()))!
   }
-
-  /// Serves iPXE: an address by DHCP, and by HTTP a kernel that drives virtio devices as legacy.
-  ///
-  /// - Returns: the DHCP server, which prints "sending ACK" for each address it gives.
-  func startBootServer() throws -> ChildProcess {
-    try shell(
-      """
-      mkdir $GUEST_DIR/boot
-      ln -s "$GUEST_CACHE/vmlinuz" "$GUEST_CACHE/initramfs.cpio.gz" $GUEST_DIR/boot
-      cat >$GUEST_DIR/boot/start.ipxe <<END
-      #!ipxe
-      kernel http://$LAB_FAR_ADDRESS/vmlinuz $(guest_command_line) virtio_pci.force_legacy=1 \
-        initrd=initramfs.cpio.gz
-      initrd http://$LAB_FAR_ADDRESS/initramfs.cpio.gz
-      boot
-      END
-      cat >$GUEST_DIR/udhcpd.conf <<END
-      start 10.77.0.50
-      end 10.77.0.60
-      max_leases 10
-      interface peer0
-      lease_file $GUEST_DIR/leases
-      pidfile $GUEST_DIR/udhcpd.pid
-      boot_file http://$LAB_FAR_ADDRESS/start.ipxe
-      option subnet 255.255.255.0
-      END
-      touch $GUEST_DIR/leases
-      """)
-    _ = try start(
-      ["busybox", "httpd", "-f", "-p", "10.77.0.1:80", "-h", folder + "/boot"], in: .far,
-      name: "httpd")
-    return try start(
-      ["busybox", "udhcpd", "-f", folder + "/udhcpd.conf"], in: .far, name: "udhcpd")
-  }
 }

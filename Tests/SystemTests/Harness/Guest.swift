@@ -7,13 +7,13 @@ struct Guest {
   /// - Parameters:
   ///   - device: more properties of virtio-net-pci, each with a comma before it.
   ///   - queues: queue pairs, and as many CPUs.
-  ///   - netboot: no kernel is given to QEMU: iPXE has to fetch it (`Wire.startBootServer`).
+  ///   - netboot: no kernel is given to QEMU: iPXE has to fetch it (netboot.sh).
   init(on wire: Wire, device: String = "", queues: Int = 1, netboot: Bool = false) throws {
     self.wire = wire
     try wire.shell(
       """
       export MEMORY=384M QUEUES=\(queues) DEVICE_OPTIONS='\(device)'
-      GUEST_NETBOOT=\(netboot ? "yes" : "")
+      GUEST_BOOT=\(netboot ? "network" : "")
       guest_start
       """)
   }
