@@ -78,7 +78,7 @@ public final class NetDevice: Device {
     self.workers = workers
     placement = (0..<queuePairs).map { Placement(worker: $0 % workerCount, ring: nil) }
     for (index, queue) in queues.enumerated() {
-      workers[placement[index].worker].post(.adopt(queue, counters[2 * index]))
+      workers[placement[index].worker].post(.adopt(queue, counters[2 * index], idleSince: 0))
     }
   }
 
@@ -147,8 +147,9 @@ public final class NetDevice: Device {
       let current = placement[index]
       if wanted == current { continue }
       if wanted.worker != current.worker {
-        _ = ask(current.worker) { .yield(index, $0) }
-        workers[wanted.worker].post(.adopt(queues[index], counters[2 * index]))
+        let idleSince: UInt64 = ask(current.worker) { .yield(index, $0) }
+        workers[wanted.worker].post(
+          .adopt(queues[index], counters[2 * index], idleSince: idleSince))
       }
       _ = ask(wanted.worker) { .route(port: index, ring: wanted.ring, $0) }
       placement[index] = wanted

@@ -6,6 +6,7 @@ import HostPort
 import Linux
 import Testing
 import VirtioNet
+import Virtqueue
 
 @Suite("A worker's thread")
 struct WorkerTests {
@@ -30,6 +31,36 @@ struct WorkerTests {
     mailbox.post(.end)
     #expect(used.wait() < 20_000_000)
     thread.join()
+  }
+
+  @Test("a port queue that moves to another worker keeps what arrives meanwhile")
+  func moves() throws {
+    let ram = try GuestRAM(bytes: 1 << 20)
+    let memory = try ram.memory()
+    let queue = try ScriptedPort().openQueue(0) as! ScriptedPortQueue
+    let counters = RingCounters()
+    var idleSince: UInt64 = 0
+    for round in 0..<2 {
+      let mailbox = try Mailbox<WorkerMessage>()
+      let worker = try Worker(mailbox: mailbox) { _ in }
+      let driver = DriverQueue(in: ram, size: 16, features: [.version1, .mrgRxbuf])
+      driver.add([.init(ram.allocate(1600, alignment: 1), 1600, writable: true)])
+      driver.publish()
+      mailbox.post(
+        .startQueue(
+          driver.config(index: 0, memory: memory), queue, RingCounters(), try Reply<QueueStart>()))
+      mailbox.post(.adopt(queue, counters, idleSince: idleSince))
+      mailbox.post(.route(port: 0, ring: 0, try Reply<Bool>()))
+      #expect(worker.readMail())
+      _ = worker.turn()
+      #expect(try driver.nextUsed()?.length == (round == 0 ? nil : 72))
+      let yielded = try Reply<UInt64>()
+      mailbox.post(.yield(0, yielded))
+      #expect(worker.readMail())
+      idleSince = yielded.wait()
+      queue.inject([frame(60)])
+    }
+    #expect(counters.dropped(.noGuest) == 0)
   }
 
   @Test("without descriptors left a device is refused or works, and nobody waits for ever")
