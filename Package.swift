@@ -95,7 +95,7 @@ var targets: [Target] = [
   tests(
     "VirtioNet",
     [
-      "GuestDriver", "RuntimeCounters", "VhostUser", "Virtqueue", "HostPort", "Packet",
+      "GuestDriver", "RuntimeCounters", "CLinux", "VhostUser", "Virtqueue", "HostPort", "Packet",
       "GuestMemory", "SharedRing", "Linux",
     ]),
   .testTarget(
