@@ -86,6 +86,8 @@ public final class MemoryRegion: Sendable {
     }
     // The block size of a hugetlbfs file is its page size, which offset and length must respect.
     let page = max(Int(status.st_blksize), 4096)
+    // A file may end with the address space; rounding up must not.
+    guard end <= UInt64(Int.max - page) else { throw .addressOverflow(description) }
     let start = Int(description.offset) / page * page
     let length = (Int(end) - start + page - 1) / page * page
     do throws(Errno) {

@@ -42,6 +42,11 @@ public final class Reply<Value: Sendable>: Sendable {
 
   public init() throws(Errno) { done = try EventDescriptor() }
 
+  /// An answer that needs no descriptor of its own.  One who waits for one answer at a time may
+  /// use the same event for all: what an earlier answer left in it only makes `wait` look once
+  /// more.
+  public init(signalling event: EventDescriptor) { done = event }
+
   public func fulfil(_ value: Value) {
     slot.withLock { $0 = value }
     done.signal()
@@ -53,6 +58,7 @@ public final class Reply<Value: Sendable>: Sendable {
       if let value = slot.withLock({ $0 }) { return value }
       var poller = pollfd(fd: done.raw, events: Int16(POLLIN), revents: 0)
       _ = unsafe poll(&poller, 1, -1)
+      done.drain()
     }
   }
 }

@@ -48,6 +48,7 @@ public final class BackEnd {
   private var refusals = 0
   private var unknownRequests: Set<UInt32> = []
   private var lastSummary: String?
+  private let lineLimit = LogLimit()
 
   /// - Parameters:
   ///   - socket: the connection, which the session owns and closes at its end.
@@ -238,12 +239,22 @@ public final class BackEnd {
     if refusals == BackEnd.loggedRefusals { warn("further refusals are not logged") }
   }
 
-  func warn(_ line: String) { log(.warning, line) }
+  func warn(_ line: String) {
+    guard mayLog() else { return }
+    log(.warning, line)
+  }
+
+  /// A front-end can cause lines as fast as it sends.
+  private func mayLog() -> Bool {
+    guard let omitted = lineLimit.admit() else { return false }
+    if omitted > 0 { log(.warning, "\(omitted) lines were left out") }
+    return true
+  }
 
   private func reportConnection() {
     guard rings.contains(where: \.isStarted) else { return }
     let summary = connectionSummary
-    guard summary != lastSummary else { return }
+    guard summary != lastSummary, mayLog() else { return }
     lastSummary = summary
     connected(summary)
   }

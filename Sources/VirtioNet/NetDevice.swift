@@ -17,6 +17,8 @@ public final class NetDevice: Device {
   private let queues: [any HostPortQueue]
   private let workers: [WorkerThread]
   private let counters: [RingCounters]
+  /// A worker has answered; for one question at a time.
+  private let answered: EventDescriptor
   private let log: @Sendable (String) -> Void
 
   /// Rings that run and are enabled.
@@ -34,7 +36,7 @@ public final class NetDevice: Device {
   /// - Parameters:
   ///   - queuePairs: at least 1, at most the port's queues.
   ///   - cpus: one worker for each, bound to it; empty: one unbound worker a queue pair.
-  ///   - log: called on any thread, rarely.
+  ///   - log: called on any thread, at most `LogLimit.burst` times and then once a second.
   public init(
     port: any HostPort, queuePairs: Int, cpus: [Int],
     log: @escaping @Sendable (String) -> Void
@@ -45,12 +47,21 @@ public final class NetDevice: Device {
           + "\(port.capabilities.queueCount) queues; choose --queues accordingly")
     }
     self.port = port
+    // A guest or front-end can cause lines as fast as it resets the device.
+    let limit = LogLimit()
+    let log: @Sendable (String) -> Void = { line in
+      guard let omitted = limit.admit() else { return }
+      log(omitted == 0 ? line : "\(line) (\(omitted) lines were left out before)")
+    }
     self.log = log
     var queues: [any HostPortQueue] = []
     for index in 0..<queuePairs { queues.append(try port.openQueue(index)) }
     self.queues = queues
     counters = (0..<2 * queuePairs).map { _ in RingCounters() }
     let workerCount = cpus.isEmpty ? queuePairs : min(cpus.count, queuePairs)
+    do throws(Errno) { answered = try EventDescriptor() } catch {
+      throw PortError("no descriptor for the workers: \(error); raise the limit of open files")
+    }
     var workers: [WorkerThread] = []
     for index in 0..<workerCount {
       do throws(Errno) {
@@ -67,7 +78,7 @@ public final class NetDevice: Device {
     self.workers = workers
     placement = (0..<queuePairs).map { Placement(worker: $0 % workerCount, ring: nil) }
     for (index, queue) in queues.enumerated() {
-      workers[placement[index].worker].post(.adopt(queue, counters[2 * index]))
+      workers[placement[index].worker].post(.adopt(queue, counters[2 * index], idleSince: 0))
     }
   }
 
@@ -100,10 +111,10 @@ public final class NetDevice: Device {
     // A transmit ring needs its port queue beside it before it starts; a receive ring must run
     // before frames are sent its way.
     if ring % 2 == 1 { placePortQueues() }
-    let started: QueueStart? = ask(home(of: ring)) {
+    let started: QueueStart = ask(home(of: ring)) {
       .startQueue(config, queues[ring / 2], counters[ring], $0)
     }
-    if case .refused(let reason)? = started {
+    if case .refused(let reason) = started {
       runningRings.remove(ring)
       enabledRings.remove(ring)
       config.error?.signal()
@@ -115,7 +126,7 @@ public final class NetDevice: Device {
   public func stopQueue(_ index: Int) -> VirtqueueIndices? {
     guard runningRings.remove(index) != nil else { return nil }
     enabledRings.remove(index)
-    let indices = ask(home(of: index)) { .stopQueue(index, $0) } ?? nil
+    let indices = ask(home(of: index)) { .stopQueue(index, $0) }
     placePortQueues()
     return indices
   }
@@ -136,8 +147,9 @@ public final class NetDevice: Device {
       let current = placement[index]
       if wanted == current { continue }
       if wanted.worker != current.worker {
-        _ = ask(current.worker) { .yield(index, $0) }
-        workers[wanted.worker].post(.adopt(queues[index], counters[2 * index]))
+        let idleSince: UInt64 = ask(current.worker) { .yield(index, $0) }
+        workers[wanted.worker].post(
+          .adopt(queues[index], counters[2 * index], idleSince: idleSince))
       }
       _ = ask(wanted.worker) { .route(port: index, ring: wanted.ring, $0) }
       placement[index] = wanted
@@ -157,17 +169,13 @@ public final class NetDevice: Device {
     return Placement(worker: pair % workers.count, ring: 2 * pair)
   }
 
+  /// Needs no resource, so a ring can always be stopped.
   private func ask<Answer: Sendable>(
     _ worker: Int, _ message: (Reply<Answer>) -> WorkerMessage
-  ) -> Answer? {
-    do throws(Errno) {
-      let reply = try Reply<Answer>()
-      workers[worker].post(message(reply))
-      return reply.wait()
-    } catch {
-      log("cannot reach a worker: \(error); raise the limit of open files")
-      return nil
-    }
+  ) -> Answer {
+    let reply = Reply<Answer>(signalling: answered)
+    workers[worker].post(message(reply))
+    return reply.wait()
   }
 
   // MARK: counters

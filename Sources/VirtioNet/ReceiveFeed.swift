@@ -28,12 +28,18 @@ package final class ReceiveFeed {
   /// How long frames wait for a guest without buffers, in milliseconds.
   package static let patience: UInt64 = 100
 
-  /// - Parameter counters: of the receive ring of the port queue's own pair; they count frames
-  ///   that no ring took.
-  package init(_ port: any HostPortQueue, counters: RingCounters) {
+  /// - Parameters:
+  ///   - counters: of the receive ring of the port queue's own pair; they count frames that no
+  ///     ring took.
+  ///   - idleSince: when frames last went anywhere (`MonotonicClock`); 0: never.
+  package init(_ port: any HostPortQueue, counters: RingCounters, idleSince: UInt64 = 0) {
     self.port = port
     self.counters = counters
+    state.value.idleSince = idleSince
   }
+
+  /// When frames last went anywhere; of use while there is no target.
+  var idleSince: UInt64 { state.value.idleSince }
 
   /// Where frames go: the receive queue of the port's own pair, or of another one while that pair
   /// is not used by the guest; nil while there is no guest.
@@ -93,10 +99,9 @@ package final class ReceiveFeed {
   }
 
   private func stall(after done: Int) {
-    if !isStalled {
-      state.value.isStalled = true
-      state.value.shedAt = MonotonicClock.milliseconds
-    }
+    // A guest that is slow is left in peace; the patience is for one that gives nothing.
+    if !isStalled || done > 0 { state.value.shedAt = MonotonicClock.milliseconds }
+    state.value.isStalled = true
     guard done > 0 else { return }
     for i in 0..<done { unsafe spare.append(held[i]) }
     port.recycle(spare)
@@ -124,7 +129,7 @@ package final class ReceiveFeed {
   package func release() {
     counters.drop(.noGuest, held.count)
     port.recycle(held)
-    _ = targets.remove { _ in true }
+    route(to: nil)
   }
 
   /// Drops everything that waits, here and in the port.

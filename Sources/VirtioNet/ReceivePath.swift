@@ -91,7 +91,10 @@ package final class ReceivePath {
       }
       guard let head = queue.head(count) else { return .noBuffers }
       heads[count] = head
-      if queue.append(head, to: buffers) != nil {
+      let before = buffers.byteCount
+      // Each buffer has room for a header (virtio 1.3, 5.1.6.3.1).  This also bounds the chains
+      // that are walked for a packet.
+      if queue.append(head, to: buffers) != nil || buffers.byteCount &- before < headerLength {
         returnEmpty(count &+ 1)
         seen.value = 0
         return .noBuffers

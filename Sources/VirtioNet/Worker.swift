@@ -16,8 +16,10 @@ package enum WorkerMessage: Sendable {
   /// The port queue is the one of the ring's own pair.
   case startQueue(VirtqueueConfig, any HostPortQueue, RingCounters, Reply<QueueStart>)
   case stopQueue(Int, Reply<VirtqueueIndices?>)
-  case adopt(any HostPortQueue, RingCounters)
-  case yield(Int, Reply<Bool>)
+  /// The port queue comes, from another worker perhaps; nobody has listened to it since then.
+  case adopt(any HostPortQueue, RingCounters, idleSince: UInt64)
+  /// Gives the port queue up; answers since when nobody listens to it.
+  case yield(Int, Reply<UInt64>)
   /// Frames of port queue `port` go to receive ring `ring`.
   case route(port: Int, ring: Int?, Reply<Bool>)
   case send([UInt8], port: Int)
@@ -54,7 +56,9 @@ package final class Worker {
     self.mailbox = mailbox
     self.log = log
     epoll = try EpollSet()
-    try epoll.add(mailbox.wakeUp.raw, [.readable], tag: 0)
+    // By edge: mail is often read between `post`'s two steps, before its wake-up is written, and
+    // that wake-up would stay readable and keep this thread awake until the next message.
+    try epoll.add(mailbox.wakeUp.raw, [.readable, .edge], tag: 0)
   }
 
   /// The thread's body: returns after `.end`.
@@ -161,11 +165,10 @@ package final class Worker {
       reply.fulfil(start(config, port, counters))
     case .stopQueue(let ring, let reply):
       reply.fulfil(stop(ring))
-    case .adopt(let port, let counters):
-      adopt(port, counters)
+    case .adopt(let port, let counters, let idleSince):
+      adopt(port, counters, idleSince: idleSince)
     case .yield(let port, let reply):
-      yield(port)
-      reply.fulfil(true)
+      reply.fulfil(yield(port))
     case .route(let port, let ring, let reply):
       let path = ring.flatMap { ring in receive.first { $0.queue.index == ring } }
       feeds.first(where: { $0.port.index == port })?.route(to: path)
@@ -217,8 +220,10 @@ package final class Worker {
     return path.queue.indices
   }
 
-  private func adopt(_ port: any HostPortQueue, _ counters: RingCounters) {
-    let feed = ReceiveFeed(port, counters: counters)
+  private func adopt(
+    _ port: any HostPortQueue, _ counters: RingCounters, idleSince: UInt64
+  ) {
+    let feed = ReceiveFeed(port, counters: counters, idleSince: idleSince)
     if let fd = port.descriptor {
       do throws(Errno) {
         try epoll.add(fd, .none, tag: 1)
@@ -227,10 +232,11 @@ package final class Worker {
     feeds.append(feed)
   }
 
-  private func yield(_ port: Int) {
-    guard let feed = feeds.remove(where: { $0.port.index == port }) else { return }
+  private func yield(_ port: Int) -> UInt64 {
+    guard let feed = feeds.remove(where: { $0.port.index == port }) else { return 0 }
     feed.release()
     if let fd = feed.port.descriptor { epoll.remove(fd) }
+    return feed.idleSince
   }
 
   private func send(_ bytes: [UInt8], _ port: Int) {

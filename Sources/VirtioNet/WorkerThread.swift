@@ -8,11 +8,20 @@ final class WorkerThread {
   init(index: Int, cpu: Int?, log: @escaping @Sendable (String) -> Void) throws(Errno) {
     let mailbox = try Mailbox<WorkerMessage>()
     self.mailbox = mailbox
-    thread = try PinnedThread(name: "worker-\(index)", cpu: cpu) {
+    let started = try Reply<Errno?>()
+    let thread = try PinnedThread(name: "worker-\(index)", cpu: cpu) {
       do throws(Errno) {
-        try Worker(mailbox: mailbox, log: log).run()
-      } catch { log("worker \(index) cannot start: epoll: \(error)") }
+        let worker = try Worker(mailbox: mailbox, log: log)
+        started.fulfil(nil)
+        worker.run()
+      } catch { started.fulfil(error) }
     }
+    // A worker that never ran would never answer.
+    if let error = started.wait() {
+      thread.join()
+      throw error
+    }
+    self.thread = consume thread
   }
 
   func post(_ message: WorkerMessage) { mailbox.post(message) }

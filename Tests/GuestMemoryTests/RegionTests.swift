@@ -46,6 +46,16 @@ struct RegionTests {
     #expect(isOverflow(try error(size: 1 << 63)))
   }
 
+  @Test("a region that ends with the address space has no room for its last page")
+  func lastPage() throws {
+    // As large as a file can be.
+    let error = try error(size: UInt64(Int.max), fileBytes: Int.max)
+    guard case .addressOverflow = error else {
+      Issue.record("\(String(describing: error))")
+      return
+    }
+  }
+
   @Test("a region beyond its file is refused: it would be a SIGBUS later")
   func beyondFile() throws {
     func fileSize(_ error: GuestMemoryError?) -> UInt64? {

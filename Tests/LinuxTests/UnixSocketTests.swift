@@ -33,7 +33,9 @@ private func failure(_ body: () throws -> Void) -> UnixSocketError? {
 struct UnixSocketTests {
   private func pair() throws -> (CInt, CInt) {
     var ends: [CInt] = [-1, -1]
-    try checkedCall { unsafe socketpair(AF_UNIX, CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0, &ends) }
+    try checkedCall {
+      unsafe socketpair(AF_UNIX, CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0, &ends)
+    }
     return (ends[0], ends[1])
   }
 

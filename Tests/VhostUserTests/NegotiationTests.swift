@@ -70,6 +70,20 @@ struct NegotiationTests {
     #expect(front.warnings.last == "warning: further refusals are not logged")
   }
 
+  @Test("a front-end that goes on offering nonsense, or changing its mind, does not fill the log")
+  func flood() throws {
+    let front = try ScriptedFrontEnd()
+    try front.negotiate()
+    try front.shareMemory()
+    try front.setUp(0)
+    for i in 0..<500 {
+      try front.send(2, bytes(VirtioFeatures([.version1, .hostTSO4]).rawValue))
+      try front.send(2, bytes(VirtioFeatures([i % 2 == 0 ? .mrgRxbuf : .version1]).rawValue))
+    }
+    // The 500 may take a second or two, each of which allows one line more.
+    #expect((1...LogLimit.burst + 20).contains(front.warnings.count + front.summaries.count))
+  }
+
   @Test("queue pairs are counted, and memory slots are as many as the table takes")
   func counts() throws {
     let front = try ScriptedFrontEnd()

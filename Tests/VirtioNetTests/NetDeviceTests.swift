@@ -4,6 +4,7 @@ import GuestDriver
 import GuestMemory
 import HostPort
 import Linux
+import Synchronization
 import Testing
 import VhostUser
 import VirtioNet
@@ -186,6 +187,20 @@ struct NetDeviceTests {
     guest.device.startQueue(config)
     #expect(guest.errors[1].drain())
     #expect(guest.device.stopQueue(1) == nil)
+  }
+
+  @Test("a ring that is refused again and again does not fill the log")
+  func refusedOften() throws {
+    let lines = Mutex(0)
+    let ram = try GuestRAM(bytes: 1 << 20)
+    let device = try NetDevice(port: try ScriptedPort(), queuePairs: 1, cpus: []) { _ in
+      lines.withLock { $0 += 1 }
+    }
+    var config = DriverQueue(in: ram, size: 16).config(index: 1, memory: try ram.memory())
+    config.usedRing = FrontEndAddress(16)
+    for _ in 0..<500 { device.startQueue(config) }
+    device.stop()
+    #expect((1...LogLimit.burst + 20).contains(lines.withLock { $0 }))
   }
 
   @Test("an idle worker sleeps, also while frames wait for a guest without buffers")

@@ -1,3 +1,4 @@
+import Glibc
 import GuestDriver
 import GuestMemory
 import HostPort
@@ -112,6 +113,37 @@ struct ReceiveTests {
     #expect(try fixture.driver.nextUsed()?.length == 0)
     #expect(try fixture.collect().map(\.frame) == [frame(60)])
     #expect(fixture.counters.malformedBuffers.current == 1)
+  }
+
+  @Test(
+    "a buffer too small for a header goes back empty, else it would be in front for ever",
+    arguments: [[.version1], [.version1, .mrgRxbuf]] as [VirtioFeatures])
+  func smallerThanHeader(features: VirtioFeatures) throws {
+    var fixture = try ReceiveFixture(features: features, size: 4)
+    for _ in 0..<4 { try fixture.offer([11]) }
+    fixture.port[0].inject([frame(60)])
+    for _ in 0..<4 { _ = fixture.feed.turn() }
+    #expect(try fixture.driver.allUsed().map(\.length) == [0, 0, 0, 0])
+    try fixture.offer([1600])
+    fixture.pump()
+    #expect(try fixture.collect().map(\.frame) == [frame(60)])
+    #expect(fixture.counters.malformedBuffers.current == 4)
+    #expect(fixture.counters.dropped(.tooLongForGuest) == 0)
+  }
+
+  @Test("a guest that gives buffers slowly, but gives them, loses no waiting frame")
+  func slowGuest() throws {
+    var fixture = try ReceiveFixture()
+    fixture.port[0].inject((0..<100).map { _ in frame(60) })
+    fixture.pump()
+    for _ in 0..<4 {
+      usleep(60_000)
+      try fixture.offer([1600])
+      #expect(fixture.feed.turn() == 1)
+      fixture.feed.shedIfDue()
+    }
+    #expect(fixture.counters.dropped(.noGuestBuffers) == 0)
+    #expect(try fixture.collect().count == 4)
   }
 
   @Test("random sizes of packets and buffers, across the wrap of the index")

@@ -29,7 +29,7 @@ struct RuntimeCostTests {
       transmit = DriverQueue(in: ram, size: 256, features: features)
       let memory = try ram.memory()
       let queue = try port.openQueue(0)
-      mailbox.post(.adopt(queue, RingCounters()))
+      mailbox.post(.adopt(queue, RingCounters(), idleSince: 0))
       for (index, driver) in [receive, transmit].enumerated() {
         mailbox.post(
           .startQueue(

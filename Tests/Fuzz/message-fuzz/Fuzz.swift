@@ -87,7 +87,9 @@ private struct Sent {
 
 private func runSession(_ input: [UInt8]) {
   var pair: [CInt] = [-1, -1]
-  guard unsafe socketpair(AF_UNIX, CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0, &pair) == 0 else { return }
+  guard
+    unsafe socketpair(AF_UNIX, CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0, &pair) == 0
+  else { return }
   let front = OwnedDescriptor(adopting: pair[0])
   let sent = Sent()
   let device = CheckingDevice()

@@ -1,0 +1,97 @@
+// A worker as a thread: when it sleeps, and what happens when it cannot be had.
+import CLinux
+import Glibc
+import GuestDriver
+import HostPort
+import Linux
+import Testing
+import VirtioNet
+import Virtqueue
+
+@Suite("A worker's thread")
+struct WorkerTests {
+  /// Nanoseconds of CPU that the calling thread has used.
+  private static func cpuTime() -> Int {
+    var time = timespec()
+    unsafe clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+    return time.tv_sec * 1_000_000_000 + time.tv_nsec
+  }
+
+  @Test("a wake-up that comes after its message was read does not keep the worker awake")
+  func lateWakeUp() throws {
+    let mailbox = try Mailbox<WorkerMessage>()
+    let used = try Reply<Int>()
+    let thread = try PinnedThread(name: "late-wake-up") {
+      _ = try? Worker(mailbox: mailbox) { _ in }.run()
+      used.fulfil(WorkerTests.cpuTime())
+    }
+    // `post` makes the message visible first; a worker that looks just then has read it already.
+    mailbox.wakeUp.signal()
+    usleep(400_000)
+    mailbox.post(.end)
+    #expect(used.wait() < 20_000_000)
+    thread.join()
+  }
+
+  @Test("a port queue that moves to another worker keeps what arrives meanwhile")
+  func moves() throws {
+    let ram = try GuestRAM(bytes: 1 << 20)
+    let memory = try ram.memory()
+    let queue = try ScriptedPort().openQueue(0) as! ScriptedPortQueue
+    let counters = RingCounters()
+    var idleSince: UInt64 = 0
+    for round in 0..<2 {
+      let mailbox = try Mailbox<WorkerMessage>()
+      let worker = try Worker(mailbox: mailbox) { _ in }
+      let driver = DriverQueue(in: ram, size: 16, features: [.version1, .mrgRxbuf])
+      driver.add([.init(ram.allocate(1600, alignment: 1), 1600, writable: true)])
+      driver.publish()
+      mailbox.post(
+        .startQueue(
+          driver.config(index: 0, memory: memory), queue, RingCounters(), try Reply<QueueStart>()))
+      mailbox.post(.adopt(queue, counters, idleSince: idleSince))
+      mailbox.post(.route(port: 0, ring: 0, try Reply<Bool>()))
+      #expect(worker.readMail())
+      _ = worker.turn()
+      #expect(try driver.nextUsed()?.length == (round == 0 ? nil : 72))
+      let yielded = try Reply<UInt64>()
+      mailbox.post(.yield(0, yielded))
+      #expect(worker.readMail())
+      idleSince = yielded.wait()
+      queue.inject([frame(60)])
+    }
+    #expect(counters.dropped(.noGuest) == 0)
+  }
+
+  @Test("without descriptors left a device is refused or works, and nobody waits for ever")
+  func fewDescriptors() async {
+    await #expect(processExitsWith: .success) {
+      // Ends the process if the device makes us wait.
+      alarm(60)
+      let ram = try GuestRAM(bytes: 1 << 20)
+      let memory = try ram.memory()
+      var limit = rlimit(rlim_cur: 200, rlim_max: 200)
+      unsafe setrlimit(__rlimit_resource_t(7), &limit)  // RLIMIT_NOFILE
+      var fillers: [CInt] = []
+      while case let filler = dup(0), filler >= 0 { fillers.append(filler) }
+      var worked = 0
+      for free in 0..<12 {
+        for filler in fillers.suffix(free) { close(filler) }
+        fillers.removeLast(free)
+        do {
+          let device = try NetDevice(port: NullPort(), queuePairs: 1, cpus: []) { _ in }
+          while case let filler = dup(0), filler >= 0 { fillers.append(filler) }
+          for ring in 0..<2 {
+            let driver = DriverQueue(in: ram, size: 16)
+            device.startQueue(driver.config(index: ring, memory: memory))
+          }
+          for ring in 0..<2 where device.stopQueue(ring) == nil { exit(1) }
+          device.stop()
+          worked += 1
+        } catch is PortError {}
+        while case let filler = dup(0), filler >= 0 { fillers.append(filler) }
+      }
+      exit(worked > 0 ? 0 : 2)
+    }
+  }
+}
