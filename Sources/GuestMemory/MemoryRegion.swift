@@ -65,7 +65,7 @@ public final class MemoryRegion: Sendable {
   private let lead: Int
 
   /// Maps the region.  The file is asked for its size first: a mapping beyond the end of a file
-  /// answers with SIGBUS much later, in the data path.
+  /// answers with SIGBUS much later, in the data path.  If the file is cut later, that is caught.
   public init(
     _ description: MemoryRegionDescription, file: borrowing OwnedDescriptor
   ) throws(GuestMemoryError) {
@@ -99,7 +99,10 @@ public final class MemoryRegion: Sendable {
     self.description = description
     // A guest's memory does not belong into our core dump.
     unsafe madvise(mapping.base, length, CInt(MADV_DONTDUMP))
+    unsafe clinux_guard_memory(mapping.base, length, page)
   }
+
+  deinit { unsafe clinux_unguard_memory(mapping.base) }
 
   /// First byte of the region in this process.
   public var base: UnsafeMutableRawPointer { unsafe mapping.base + lead }

@@ -116,6 +116,34 @@ struct RegionTests {
     #expect(ram.read(GuestAddress(5000), count: 3) == [1, 9, 3])
   }
 
+  @Test("memory that the front-end takes away reads as zeros, and what is left of it stays")
+  func cut() throws {
+    let file = OwnedDescriptor(adopting: try RegionTests.file(bytes: 1 << 20))
+    let description = MemoryRegionDescription(
+      guest: GuestAddress(0), size: (1 << 20) - 4096, frontEnd: FrontEndAddress(0), offset: 4096)
+    let region = try MemoryRegion(description, file: file)
+    unsafe region.base.initializeMemory(as: UInt8.self, repeating: 7, count: 65536)
+    try checkedCall { ftruncate(file.raw, 4096 + 8192) }
+    #expect(unsafe region.base.load(fromByteOffset: 20000, as: UInt8.self) == 0)
+    unsafe region.base.storeBytes(of: 5, toByteOffset: 30000, as: UInt8.self)
+    #expect(unsafe region.base.load(fromByteOffset: 30000, as: UInt8.self) == 5)
+    #expect(unsafe region.base.load(fromByteOffset: 8191, as: UInt8.self) == 7)
+    #expect(unsafe region.base.load(fromByteOffset: (1 << 20) - 4097, as: UInt8.self) == 0)
+  }
+
+  @Test("another bus error ends the process as ever")
+  func otherBusError() async {
+    await #expect(processExitsWith: .signal(SIGBUS)) {
+      let ram = try GuestRAM(bytes: 4096)
+      let region = try ram.region(0)
+      let file = OwnedDescriptor(
+        adopting: try checkedCall { unsafe memfd_create("other", UInt32(MFD_CLOEXEC)) })
+      let mapping = try Mapping(length: 4096, descriptor: file.raw, flags: CInt(MAP_SHARED))
+      unsafe mapping.base.storeBytes(of: 1, as: UInt8.self)
+      _ = region.description
+    }
+  }
+
   @Test("a region outlives the descriptor it came with")
   func descriptorGone() throws {
     let ram = try GuestRAM(bytes: 4096)

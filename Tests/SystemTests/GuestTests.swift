@@ -119,6 +119,7 @@ extension SystemTests {
         #expect(try guest.iperf(toGuest: false, streams: 4) > 1e6)
         #expect(try guest.iperf(toGuest: true, streams: 4) > 1e6)
       }
+      for queue in 0..<2 { #expect(try wire.packets(onQueue: queue) > 0, "queue \(queue)") }
     }
 
     @Test("a daemon that is killed under a guest is followed by the next one")

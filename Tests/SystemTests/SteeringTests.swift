@@ -56,6 +56,7 @@ extension SystemTests {
       let received = try driver.stop().received
       #expect(sent == 64 * 30)
       #expect(received == sent)
+      for queue in 0..<2 { #expect(try wire.packets(onQueue: queue) > 0, "queue \(queue)") }
       #expect(try daemon.losses() == [:])
     }
   }

@@ -33,6 +33,12 @@ ssize_t clinux_recv_fds(int socket, void *buffer, size_t length, int *fds, int *
 /* Sends `length` bytes with `count` descriptors.  Returns the bytes sent or -errno. */
 ssize_t clinux_send_fds(int socket, const void *buffer, size_t length, const int *fds, int count);
 
+/* From now on a bus error in this range of shared memory, which its owner has cut, puts zeros in
+ * place of the rest of the range.  `page` is the page size of the mapping.  To be ended before the
+ * range is unmapped. */
+void clinux_guard_memory(void *base, size_t length, size_t page);
+void clinux_unguard_memory(void *base);
+
 /* Names the calling thread (at most 15 bytes) and, if cpu >= 0, binds it.  0 or -errno. */
 int clinux_name_thread(const char *name);
 int clinux_pin_thread(int cpu);

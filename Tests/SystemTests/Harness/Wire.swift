@@ -104,6 +104,16 @@ final class Wire {
     return value
   }
 
+  /// Packets that the XDP program on nic0 has seen on a queue.
+  func packets(onQueue queue: Int) throws -> Int {
+    let statistics = try shell("netns_near ethtool -S nic0")
+    let label = "rx_queue_\(queue)_xdp_packets: "
+    guard let found = statistics.firstRange(of: label),
+      let value = Int(statistics[found.upperBound...].prefix(while: \.isNumber))
+    else { throw HarnessError("no \(label) in \(statistics)") }
+    return value
+  }
+
   private func remove() {
     for child in processes.reversed() { child.end() }
     // DPDK leaves its runtime folder behind.
