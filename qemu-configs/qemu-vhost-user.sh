@@ -10,8 +10,8 @@ set -euo pipefail
 
 QEMU=${QEMU:-qemu-system-x86_64}
 
-# The daemon's --socket-path. The daemon has to be there when QEMU starts; when it is restarted
-# later, QEMU connects again by itself (the guest sees its link go down and up).
+# The daemon's --socket-path. Without a daemon QEMU waits before it boots the guest; when the daemon
+# is restarted later, QEMU connects again by itself (the guest sees its link go down and up).
 SOCKET=${SOCKET:-/run/vhost-user-xdp.sock}
 
 # Must be --mac of the daemon, unless the daemon runs with --dedicated: QEMU tells it to nobody.

@@ -45,6 +45,7 @@ struct ControlLoop: ~Copyable {
   private var sessionTag = Tag.firstSession
   private var lastFailure: UnixSocketError?
   private var hasCarrier: Bool
+  private let refusals = LogLimit()
 
   /// Opens everything and says so.
   init(
@@ -171,13 +172,19 @@ struct ControlLoop: ~Copyable {
   private mutating func refuseFurtherFrontEnd() {
     serve()
     guard let session else { return }
-    guard case .connection(let second) = listener.next(now: now) else { return }
-    logger.warning(
-      """
-      front-end \(ControlLoop.describe(second.peerProcess)) is refused: \
-      \(ControlLoop.describe(session.peerProcess)) is connected; a second guest needs a daemon and \
-      an interface of its own
-      """)
+    switch listener.next(now: now) {
+    case .connection(let second):
+      // Whoever may connect could fill the log by connecting again and again.
+      guard refusals.admit() != nil else { return }
+      logger.warning(
+        """
+        front-end \(ControlLoop.describe(second.peerProcess)) is refused: \
+        \(ControlLoop.describe(session.peerProcess)) is connected; a second guest needs a daemon and \
+        an interface of its own
+        """)
+    case .failed(let error): reportFailure(error)
+    case .nothing, .exhausted: break
+    }
   }
 
   private static func describe(_ process: Int?) -> String {
