@@ -48,6 +48,30 @@ struct BufferList: ~Copyable {
   }
 }
 
+extension BufferList {
+  /// Calls `body` with the contiguous pieces of `length` bytes from byte `offset` on, in order; the
+  /// list must hold `offset + length` bytes.
+  fileprivate func forEachPiece(
+    from offset: Int, length: Int, _ body: (UnsafeMutableRawPointer, Int) -> Void
+  ) {
+    var skip = offset
+    var left = length
+    var i = 0
+    while left > 0 {
+      let run = unsafe cells.value.runs[i]
+      i &+= 1
+      if unsafe skip >= run.length {
+        unsafe skip &-= run.length
+        continue
+      }
+      let bytes = unsafe min(left, run.length &- skip)
+      unsafe body(run.base + skip, bytes)
+      left &-= bytes
+      skip = 0
+    }
+  }
+}
+
 /// What the driver wants to transmit: buffers that only the driver may write.
 @frozen
 public struct DeviceReadableBuffers: ~Copyable {
@@ -93,22 +117,10 @@ public struct DeviceReadableBuffers: ~Copyable {
 
   @usableFromInline
   func copyRuns(from offset: Int, length: Int, to destination: UnsafeMutableRawPointer) {
-    var skip = offset
-    var left = length
     var target = unsafe destination
-    var i = 0
-    while left > 0 {
-      let run = unsafe list.cells.value.runs[i]
-      i &+= 1
-      if unsafe skip >= run.length {
-        unsafe skip &-= run.length
-        continue
-      }
-      let bytes = unsafe min(left, run.length &- skip)
-      unsafe target.copyMemory(from: run.base + skip, byteCount: bytes)
+    unsafe list.forEachPiece(from: offset, length: length) { base, bytes in
+      unsafe target.copyMemory(from: base, byteCount: bytes)
       unsafe target += bytes
-      left &-= bytes
-      skip = 0
     }
   }
 }
@@ -163,22 +175,10 @@ public struct DeviceWritableBuffers: ~Copyable {
 
   @usableFromInline
   func copyRuns(_ source: UnsafeRawPointer, length: Int, to offset: Int) {
-    var skip = offset
-    var left = length
     var source = unsafe source
-    var i = 0
-    while left > 0 {
-      let run = unsafe list.cells.value.runs[i]
-      i &+= 1
-      if unsafe skip >= run.length {
-        unsafe skip &-= run.length
-        continue
-      }
-      let bytes = unsafe min(left, run.length &- skip)
-      unsafe (run.base + skip).copyMemory(from: source, byteCount: bytes)
+    unsafe list.forEachPiece(from: offset, length: length) { base, bytes in
+      unsafe base.copyMemory(from: source, byteCount: bytes)
       unsafe source += bytes
-      left &-= bytes
-      skip = 0
     }
   }
 }

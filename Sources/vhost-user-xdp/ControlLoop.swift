@@ -183,7 +183,8 @@ struct ControlLoop: ~Copyable {
         an interface of its own
         """)
     case .failed(let error): reportFailure(error)
-    case .nothing, .exhausted: break
+    case .nothing: break
+    case .exhausted: break
     }
   }
 
