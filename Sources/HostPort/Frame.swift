@@ -68,10 +68,6 @@ public struct FrameBatch: ~Copyable, @unchecked Sendable {
   @inlinable @inline(__always)
   public func removeAll() { unsafe countCell.pointee = 0 }
 
-  /// Forgets all frames from `count` on.
-  @inlinable @inline(__always)
-  public func truncate(to count: Int) { unsafe countCell.pointee = count }
-
   /// Drops the first `count` frames from the list and moves the rest up.
   @inlinable
   public func removeFirst(_ count: Int) {

@@ -41,8 +41,6 @@ extension UnsafeMutableRawPointer {
   public func storeRelaxed64(_ offset: Int, _ value: UInt64) {
     unsafe shared_store64_relaxed(self + offset, value)
   }
-  @inlinable @inline(__always)
-  public func prefetch() { unsafe shared_prefetch(self) }
 }
 
 /// Full memory fence: orders an earlier store before a later load.

@@ -15,7 +15,6 @@ package import Virtqueue
 
 package final class ReceivePath {
   package let queue: Virtqueue
-  let isEnabled: Bool
   private let headerLength: Int
   private let mergeable: Bool
   package let counters: RingCounters
@@ -33,7 +32,6 @@ package final class ReceivePath {
 
   package init(_ config: VirtqueueConfig, counters: RingCounters) throws(QueueFault) {
     queue = try Virtqueue(activating: config)
-    isEnabled = config.isEnabled
     headerLength = VirtioNetHeader.length(for: config.features)
     mergeable = config.features.contains(.mrgRxbuf)
     self.counters = counters

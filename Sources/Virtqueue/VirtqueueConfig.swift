@@ -11,7 +11,8 @@ public struct VirtqueueConfig: Sendable {
   public var descriptorTable: FrontEndAddress
   public var availRing: FrontEndAddress
   public var usedRing: FrontEndAddress
-  /// The available index to go on from (SET_VRING_BASE).
+  /// What the front-end said with SET_VRING_BASE.  A split ring goes on at its used->idx instead,
+  /// which is the same after an orderly stop and right also when the process before us was killed.
   public var nextAvail: UInt16
   /// SET_VRING_ENABLE: a disabled ring discards what a driver transmits and receives nothing.
   public var isEnabled: Bool

@@ -43,9 +43,6 @@ static inline __attribute__((always_inline)) void shared_store64_relaxed(void *p
 static inline __attribute__((always_inline)) void shared_fence(void) {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
-static inline __attribute__((always_inline)) void shared_prefetch(const void *p) {
-  __builtin_prefetch(p, 0, 3);
-}
 static inline __attribute__((always_inline)) void shared_pause(void) {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
