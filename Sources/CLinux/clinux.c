@@ -42,7 +42,8 @@ ssize_t clinux_recv_fds(int socket, void *buffer, size_t length, int *fds, int *
   return received;
 }
 
-ssize_t clinux_send_fds(int socket, const void *buffer, size_t length, const int *fds, int count) {
+ssize_t clinux_send_fds(int socket, const void *buffer, size_t length, const int *fds, int count,
+                        int flags) {
   union {
     char bytes[CMSG_SPACE(sizeof(int) * CLINUX_MAX_FDS)];
     struct cmsghdr align;
@@ -62,7 +63,7 @@ ssize_t clinux_send_fds(int socket, const void *buffer, size_t length, const int
   }
   ssize_t sent;
   do
-    sent = sendmsg(socket, &message, MSG_NOSIGNAL);
+    sent = sendmsg(socket, &message, flags | MSG_NOSIGNAL);
   while (sent < 0 && errno == EINTR);
   return sent < 0 ? -errno : sent;
 }

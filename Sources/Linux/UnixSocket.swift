@@ -105,15 +105,18 @@ public struct UnixSocket: ~Copyable, Sendable {
     }
   }
 
-  /// Sends as much of `bytes` as the socket takes now.
-  public func send(_ bytes: [UInt8]) -> CallResult {
-    let raw = descriptor.raw
-    return systemCall {
-      unsafe bytes.withUnsafeBytes { bytes in
-        unsafe Glibc.send(
-          raw, bytes.baseAddress, bytes.count,
-          CInt(MSG_DONTWAIT) | CInt(MSG_NOSIGNAL))
-      }
+  /// Sends as much of `bytes` as the socket takes now, and with the first of them a duplicate of
+  /// `descriptor`.
+  public func send(_ bytes: [UInt8], lending descriptor: CInt? = nil) -> CallResult {
+    var lent = descriptor ?? -1
+    let result = unsafe bytes.withUnsafeBytes { bytes in
+      unsafe clinux_send_fds(
+        raw, bytes.baseAddress, bytes.count, &lent, descriptor == nil ? 0 : 1, CInt(MSG_DONTWAIT))
+    }
+    switch result {
+    case 0...: return .done(result)
+    case -Int(EAGAIN): return .wouldBlock
+    default: return .failed(Errno(CInt(truncatingIfNeeded: -result)))
     }
   }
 }

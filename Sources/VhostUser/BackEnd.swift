@@ -181,6 +181,12 @@ public final class BackEnd {
       return try run(self, regions, &descriptors)
     case (.memoryRegion(let run), .memoryRegion(let region)):
       return try run(self, region, &descriptors)
+    case (.log(let run), .log(let log)): return try run(self, log, &descriptors)
+    case (.iotlb(let run), .iotlb(let message)): return try run(self, message)
+    case (.config(let run), .config(let access)): return try run(self, access)
+    case (.inflight(let run), .inflight(let region)): return try run(self, region, &descriptors)
+    case (.deviceState(let run), .deviceState(let transfer)):
+      return try run(self, transfer, &descriptors)
     default: throw .unknownRequest(row.request)
     }
   }
@@ -207,7 +213,8 @@ public final class BackEnd {
 
   private func send(_ reply: Reply, _ request: UInt32, _ name: String) throws(VhostUserError) {
     guard connection != nil else { return }
-    try connection!.send(reply.bytes(for: request), request: name)
+    try connection!.send(
+      reply.bytes(for: request), lending: reply.descriptor, request: name)
   }
 
   /// Refuses a request, in the way that its row says; ends the session if nothing else is left.

@@ -56,8 +56,10 @@ struct Connection: ~Copyable {
 
   /// Sends a reply, whole or not at all: replies are small and a front-end waits for each, so a
   /// socket that is full has a peer that does not read.
-  func send(_ reply: [UInt8], request: String) throws(VhostUserError) {
-    switch socket.send(reply) {
+  func send(
+    _ reply: [UInt8], lending descriptor: CInt? = nil, request: String
+  ) throws(VhostUserError) {
+    switch socket.send(reply, lending: descriptor) {
     case .done(reply.count): return
     case .failed(let errno): throw .socket(errno)
     case .done, .wouldBlock: throw .repliesNotRead(request: request)

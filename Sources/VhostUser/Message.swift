@@ -70,12 +70,62 @@ public struct VringState: Equatable, Sendable {
   }
 }
 
-/// "A vring address description"; its flags and log address belong to migration.
+/// "A vring address description".
 public struct VringAddresses: Equatable, Sendable {
+  /// Bit 0 of `flags`, VHOST_VRING_F_LOG: writes to the used ring are logged from `log` on.
+  public static let logFlag: UInt32 = 1
+
   public var index: UInt32
+  public var flags: UInt32
   public var descriptorTable: FrontEndAddress
   public var usedRing: FrontEndAddress
   public var availRing: FrontEndAddress
+  /// Guest-physical address of the used ring, for the log.
+  public var log: GuestAddress
+}
+
+/// "A log description": where the log lies in the descriptor that comes with it, in bytes.
+public struct LogDescription: Equatable, Sendable {
+  public var size: UInt64
+  public var offset: UInt64
+}
+
+/// "An IOTLB message".  Addresses and size in bytes; permission and type by their numbers in the
+/// specification.
+public struct IotlbMessage: Equatable, Sendable {
+  public var iova: UInt64
+  public var size: UInt64
+  /// Virtual address in the front-end's process.
+  public var frontEnd: FrontEndAddress
+  /// 1: read, 2: write, 3: both.
+  public var permission: UInt8
+  /// 1: miss, 2: update, 3: invalidate, 4: access fail.
+  public var type: UInt8
+}
+
+/// "A device configuration space description".
+public struct ConfigAccess: Equatable, Sendable {
+  public var offset: UInt32
+  /// 0: by the guest, writable fields only; 1: restores after migration.
+  public var flags: UInt32
+  public var bytes: [UInt8]
+}
+
+/// "An inflight description": the region in the descriptor that comes with it, in bytes.
+public struct InflightDescription: Equatable, Sendable {
+  public var size: UInt64
+  public var offset: UInt64
+  public var queueCount: UInt16
+  /// Entries of each queue.
+  public var queueSize: UInt16
+}
+
+/// "Device state transfer parameters".
+public struct DeviceStateTransfer: Equatable, Sendable {
+  /// 0: save, the back-end writes; 1: load, the back-end reads.
+  public var direction: UInt32
+  /// 0: the device is stopped.
+  public var phase: UInt32
 }
 
 /// Payload of SET_VRING_KICK, CALL and ERR.
@@ -94,6 +144,11 @@ public enum Payload: Equatable, Sendable {
   case vringEvent(VringEvent)
   case memoryTable([MemoryRegionDescription])
   case memoryRegion(MemoryRegionDescription)
+  case log(LogDescription)
+  case iotlb(IotlbMessage)
+  case config(ConfigAccess)
+  case inflight(InflightDescription)
+  case deviceState(DeviceStateTransfer)
   /// Of a request that is refused anyway: not looked into.
   case opaque
 
@@ -108,7 +163,8 @@ public enum Payload: Equatable, Sendable {
   }
 
   public enum Layout: Sendable {
-    case empty, number, vringState, vringAddresses, vringEvent, memoryTable, memoryRegion, opaque
+    case empty, number, vringState, vringAddresses, vringEvent, memoryTable, memoryRegion, log
+    case iotlb, config, inflight, deviceState, opaque
   }
 }
 
@@ -140,106 +196,6 @@ public struct Message: Equatable, Sendable {
       throw .wrongDescriptorCount(
         request: row.name, count: descriptorCount, expected: "\(said), which its payload says")
     }
-  }
-}
-
-extension Payload {
-  /// Bytes of one region in a memory table.
-  static let regionSize = 32
-  /// Most regions that SET_MEM_TABLE can hold.
-  static let tableRegions = 8
-
-  fileprivate init(
-    _ bytes: [UInt8], _ layout: Layout, request: String
-  ) throws(VhostUserError) {
-    func check(_ size: Int) throws(VhostUserError) {
-      guard bytes.count == size else {
-        throw .wrongSize(request: request, size: bytes.count, expected: "\(size)")
-      }
-    }
-    var reader = PayloadReader(bytes)
-    switch layout {
-    case .empty:
-      try check(0)
-      self = .empty
-    case .number:
-      try check(8)
-      self = .number(reader.next64())
-    case .vringState:
-      try check(8)
-      self = .vringState(VringState(index: reader.next32(), number: reader.next32()))
-    case .vringAddresses:
-      try check(40)
-      let index = reader.next32()
-      _ = reader.next32()
-      self = .vringAddresses(
-        VringAddresses(
-          index: index, descriptorTable: FrontEndAddress(reader.next64()),
-          usedRing: FrontEndAddress(reader.next64()), availRing: FrontEndAddress(reader.next64())))
-    case .vringEvent:
-      try check(8)
-      let value = reader.next64()
-      self = .vringEvent(
-        VringEvent(index: UInt32(value & 0xff), hasDescriptor: value & 0x100 == 0))
-    case .memoryRegion:
-      try check(8 + Payload.regionSize)
-      _ = reader.next64()
-      self = .memoryRegion(reader.nextRegion())
-    case .memoryTable:
-      self = .memoryTable(try Payload.memoryTable(bytes, request: request))
-    case .opaque:
-      self = .opaque
-    }
-  }
-
-  private static func memoryTable(
-    _ bytes: [UInt8], request: String
-  ) throws(VhostUserError) -> [MemoryRegionDescription] {
-    guard bytes.count >= 8 else {
-      throw .wrongSize(request: request, size: bytes.count, expected: "8 and 32 for each region")
-    }
-    var reader = PayloadReader(bytes)
-    let count = reader.next32()
-    _ = reader.next32()
-    guard count <= tableRegions else {
-      throw .wrongValue(
-        request: request, value: UInt64(count), allowed: "a count of 0 to \(tableRegions) regions")
-    }
-    // Front-ends that send the specification's whole array of eight are right too.
-    let size = 8 + Int(count) * regionSize
-    guard bytes.count == size || bytes.count == 8 + tableRegions * regionSize else {
-      throw .wrongSize(request: request, size: bytes.count, expected: "\(size)")
-    }
-    return (0..<count).map { _ in reader.nextRegion() }
-  }
-}
-
-/// Reads numbers one after the other; beyond the end there are zeros.
-struct PayloadReader<Bytes: RandomAccessCollection<UInt8>> {
-  private var rest: Bytes.SubSequence
-
-  init(_ bytes: Bytes) { rest = bytes[...] }
-
-  mutating func next32() -> UInt32 { UInt32(truncatingIfNeeded: next(4)) }
-  mutating func next64() -> UInt64 { next(8) }
-
-  mutating func nextRegion() -> MemoryRegionDescription {
-    MemoryRegionDescription(
-      guest: GuestAddress(next64()), size: next64(), frontEnd: FrontEndAddress(next64()),
-      offset: next64())
-  }
-
-  private mutating func next(_ size: Int) -> UInt64 {
-    var value: UInt64 = 0
-    for (i, byte) in rest.prefix(size).enumerated() { value |= UInt64(byte) << UInt64(8 * i) }
-    rest = rest.dropFirst(size)
-    return value
-  }
-}
-
-extension [UInt8] {
-  mutating func append(number: some FixedWidthInteger & UnsignedInteger) {
-    for i in 0..<number.bitWidth / 8 { append(UInt8(truncatingIfNeeded: number >> (8 * i))) }
   }
 }
 

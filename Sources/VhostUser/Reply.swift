@@ -10,6 +10,13 @@ enum Reply: Equatable, Sendable {
   case empty
   /// That many bytes of zeros.
   case zeros(Int)
+  /// Any other payload, with a descriptor that the session keeps open until it is sent.
+  case bytes([UInt8], lending: CInt? = nil)
+
+  /// What goes with the bytes (SCM_RIGHTS).
+  var descriptor: CInt? {
+    if case .bytes(_, let descriptor) = self { descriptor } else { nil }
+  }
 
   /// A reply whose header names `request`.
   func bytes(for request: UInt32) -> [UInt8] {
@@ -22,6 +29,7 @@ enum Reply: Equatable, Sendable {
       payload.append(number: state.number)
     case .empty: break
     case .zeros(let count): payload = [UInt8](repeating: 0, count: count)
+    case .bytes(let bytes, _): payload = bytes
     }
     let header = MessageHeader(
       request: request, flags: MessageHeader.version | MessageHeader.replyFlag,

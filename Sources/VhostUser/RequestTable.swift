@@ -49,6 +49,16 @@ enum Handler: Sendable {
   case memoryRegion(
     @Sendable (BackEnd, MemoryRegionDescription, inout ReceivedDescriptors)
       throws(VhostUserError) -> Reply)
+  case log(
+    @Sendable (BackEnd, LogDescription, inout ReceivedDescriptors) throws(VhostUserError) -> Reply)
+  case iotlb(@Sendable (BackEnd, IotlbMessage) throws(VhostUserError) -> Reply)
+  case config(@Sendable (BackEnd, ConfigAccess) throws(VhostUserError) -> Reply)
+  case inflight(
+    @Sendable (BackEnd, InflightDescription, inout ReceivedDescriptors)
+      throws(VhostUserError) -> Reply)
+  case deviceState(
+    @Sendable (BackEnd, DeviceStateTransfer, inout ReceivedDescriptors)
+      throws(VhostUserError) -> Reply)
   /// Never reached: the row needs a feature that is not offered.
   case none
 }
@@ -85,6 +95,11 @@ struct RequestRow: Sendable {
     case .vringEvent: .vringEvent
     case .memoryTable: .memoryTable
     case .memoryRegion: .memoryRegion
+    case .log: .log
+    case .iotlb: .iotlb
+    case .config: .config
+    case .inflight: .inflight
+    case .deviceState: .deviceState
     case .none: .opaque
     }
   }

@@ -161,7 +161,7 @@ public struct FrontEndSocket: ~Copyable, Sendable {
       let result = unsafe bytes[sent...].withUnsafeBytes { part in
         unsafe clinux_send_fds(
           socket.raw, part.baseAddress, part.count, descriptors,
-          sent == 0 ? CInt(descriptors.count) : 0)
+          sent == 0 ? CInt(descriptors.count) : 0, 0)
       }
       guard result > 0 else {
         throw result == -Int(EPIPE) || result == -Int(ECONNRESET)

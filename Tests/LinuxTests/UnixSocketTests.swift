@@ -204,7 +204,7 @@ struct UnixSocketTests {
     do {
       let sent = [event.raw, ends[1]]
       let raw = sender.raw
-      #expect(unsafe clinux_send_fds(raw, "x", 1, sent, 2) == 1)
+      #expect(unsafe clinux_send_fds(raw, "x", 1, sent, 2, 0) == 1)
       close(ends[1])
       var buffer: [UInt8] = [0, 0]
       var descriptors = ReceivedDescriptors()

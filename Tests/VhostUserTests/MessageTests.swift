@@ -95,8 +95,51 @@ struct MessageTests {
       payload
         == .vringAddresses(
           VringAddresses(
-            index: 1, descriptorTable: FrontEndAddress(0x1000), usedRing: FrontEndAddress(0x2000),
-            availRing: FrontEndAddress(0x3000))))
+            index: 1, flags: 0, descriptorTable: FrontEndAddress(0x1000),
+            usedRing: FrontEndAddress(0x2000), availRing: FrontEndAddress(0x3000),
+            log: GuestAddress(0x4000))))
+  }
+
+  @Test("a configuration access says how many bytes it is about")
+  func configAccess() throws {
+    func access(_ size: UInt32, _ bytes: [UInt8]) throws(VhostUserError) -> Payload {
+      var raw: [UInt8] = []
+      for number in [4, size, 1] { raw.append(number: UInt32(number)) }
+      return try Payload(raw + bytes, .config, request: "SET_CONFIG")
+    }
+    #expect(try access(2, [7, 8]) == .config(ConfigAccess(offset: 4, flags: 1, bytes: [7, 8])))
+    #expect(throws: VhostUserError.self) { try access(3, [7, 8]) }
+    #expect(throws: VhostUserError.self) { try access(2, []) }
+    #expect(throws: VhostUserError.self) { try access(257, [UInt8](repeating: 0, count: 257)) }
+    #expect(throws: VhostUserError.self) { try Payload([1, 2], .config, request: "SET_CONFIG") }
+  }
+
+  @Test("an inflight description may be padded", arguments: [20, 24])
+  func inflight(size: Int) throws {
+    var raw: [UInt8] = []
+    raw.append(number: UInt64(0x1000))
+    raw.append(number: UInt64(0x2000))
+    raw.append(number: UInt16(3))
+    raw.append(number: UInt16(256))
+    raw += [UInt8](repeating: 0, count: size - 20)
+    #expect(
+      try Payload(raw, .inflight, request: "SET_INFLIGHT_FD")
+        == .inflight(
+          InflightDescription(size: 0x1000, offset: 0x2000, queueCount: 3, queueSize: 256)))
+    #expect(throws: VhostUserError.self) {
+      try Payload(raw + [0], .inflight, request: "SET_INFLIGHT_FD")
+    }
+  }
+
+  @Test("an IOTLB message has its permission and type behind three addresses")
+  func iotlb() throws {
+    var raw: [UInt8] = []
+    for number in [0x1000, 0x2000, 0x3000, 0x0203] { raw.append(number: UInt64(number)) }
+    #expect(
+      try Payload(raw, .iotlb, request: "IOTLB_MSG")
+        == .iotlb(
+          IotlbMessage(
+            iova: 0x1000, size: 0x2000, frontEnd: FrontEndAddress(0x3000), permission: 3, type: 2)))
   }
 
   @Test("bit 8 of a kick says whether a descriptor came, and must be right")

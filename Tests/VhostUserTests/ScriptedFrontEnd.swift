@@ -105,7 +105,8 @@ final class ScriptedFrontEnd {
   func write(_ bytes: [UInt8], descriptors: [CInt] = []) throws {
     let raw = raw
     let sent = unsafe bytes.withUnsafeBytes {
-      unsafe clinux_send_fds(raw, $0.baseAddress, bytes.count, descriptors, CInt(descriptors.count))
+      unsafe clinux_send_fds(
+        raw, $0.baseAddress, bytes.count, descriptors, CInt(descriptors.count), 0)
     }
     guard sent == bytes.count else { throw Errno(CInt(truncatingIfNeeded: -sent)) }
   }

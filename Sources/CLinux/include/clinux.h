@@ -31,7 +31,8 @@ int accept4(int fd, struct sockaddr *__restrict address, socklen_t *__restrict l
  * closed) if the control data was cut. */
 ssize_t clinux_recv_fds(int socket, void *buffer, size_t length, int *fds, int *count, int flags);
 /* Sends `length` bytes with `count` descriptors.  Returns the bytes sent or -errno. */
-ssize_t clinux_send_fds(int socket, const void *buffer, size_t length, const int *fds, int count);
+ssize_t clinux_send_fds(int socket, const void *buffer, size_t length, const int *fds, int count,
+                        int flags);
 
 /* From now on a bus error in this range of shared memory, which its owner has cut, puts zeros in
  * place of the rest of the range.  `page` is the page size of the mapping.  To be ended before the

@@ -103,7 +103,7 @@ private func runSession(_ input: [UInt8]) {
       let length = write.bytes.count
       _ = unsafe write.bytes.withUnsafeBytes {
         unsafe clinux_send_fds(
-          front.raw, $0.baseAddress, length, descriptors, CInt(descriptors.count))
+          front.raw, $0.baseAddress, length, descriptors, CInt(descriptors.count), 0)
       }
       do throws(VhostUserError) { _ = try back.handleReadable() } catch {
         precondition(error.endsConnection && back.hasEnded && !error.description.isEmpty)
