@@ -27,6 +27,8 @@ public struct ProtocolFeatures: OptionSet, Hashable, Sendable {
   public static let sharedObject = ProtocolFeatures(bit: 18)
   public static let deviceState = ProtocolFeatures(bit: 19)
   public static let getVringBaseInflight = ProtocolFeatures(bit: 20)
+  public static let gpaAddresses = ProtocolFeatures(bit: 21)
+  public static let shmem = ProtocolFeatures(bit: 22)
 
   /// What this back-end implements, and nothing else: bits that it does not offer are masked when
   /// a front-end sets them.
@@ -39,6 +41,7 @@ public struct ProtocolFeatures: OptionSet, Hashable, Sendable {
     "CRYPTO_SESSION", "PAGEFAULT", "CONFIG", "BACKEND_SEND_FD", "HOST_NOTIFIER",
     "INFLIGHT_SHMFD", "RESET_DEVICE", "INBAND_NOTIFICATIONS", "CONFIGURE_MEM_SLOTS", "STATUS",
     "XEN_MMAP", "SHARED_OBJECT", "DEVICE_STATE", "GET_VRING_BASE_INFLIGHT",
+    "GPA_ADDRESSES", "SHMEM",
   ]
 
   /// The names of the bits that are set, in bit order; unknown bits by number.

@@ -31,24 +31,25 @@ public struct VirtioFeatures: OptionSet, Hashable, Sendable {
   public static let inOrder = VirtioFeatures(bit: 35)
   public static let orderPlatform = VirtioFeatures(bit: 36)
 
-  private static let names: [(VirtioFeatures, String)] = [
-    (.csum, "CSUM"), (.guestCsum, "GUEST_CSUM"), (.mtu, "MTU"), (.mac, "MAC"),
-    (.guestTSO4, "GUEST_TSO4"), (.guestTSO6, "GUEST_TSO6"), (.hostTSO4, "HOST_TSO4"),
-    (.hostTSO6, "HOST_TSO6"), (.mrgRxbuf, "MRG_RXBUF"), (.status, "STATUS"),
-    (.ctrlVq, "CTRL_VQ"), (.guestAnnounce, "GUEST_ANNOUNCE"), (.mq, "MQ"),
-    (.notifyOnEmpty, "NOTIFY_ON_EMPTY"), (.logAll, "LOG_ALL"), (.anyLayout, "ANY_LAYOUT"),
-    (.ringIndirectDesc, "INDIRECT_DESC"), (.ringEventIdx, "EVENT_IDX"),
-    (.protocolFeatures, "PROTOCOL_FEATURES"), (.version1, "VERSION_1"),
-    (.accessPlatform, "ACCESS_PLATFORM"), (.ringPacked, "RING_PACKED"), (.inOrder, "IN_ORDER"),
-    (.orderPlatform, "ORDER_PLATFORM"),
+  /// By bit; also of bits that are never offered, for what a front-end asks for.
+  private static let names: [Int: String] = [
+    0: "CSUM", 1: "GUEST_CSUM", 2: "CTRL_GUEST_OFFLOADS", 3: "MTU", 5: "MAC", 6: "GSO",
+    7: "GUEST_TSO4", 8: "GUEST_TSO6", 9: "GUEST_ECN", 10: "GUEST_UFO", 11: "HOST_TSO4",
+    12: "HOST_TSO6", 13: "HOST_ECN", 14: "HOST_UFO", 15: "MRG_RXBUF", 16: "STATUS", 17: "CTRL_VQ",
+    18: "CTRL_RX", 19: "CTRL_VLAN", 20: "CTRL_RX_EXTRA", 21: "GUEST_ANNOUNCE", 22: "MQ",
+    23: "CTRL_MAC_ADDR", 24: "NOTIFY_ON_EMPTY", 26: "LOG_ALL", 27: "ANY_LAYOUT",
+    28: "INDIRECT_DESC", 29: "EVENT_IDX", 30: "PROTOCOL_FEATURES", 32: "VERSION_1",
+    33: "ACCESS_PLATFORM", 34: "RING_PACKED", 35: "IN_ORDER", 36: "ORDER_PLATFORM", 37: "SR_IOV",
+    38: "NOTIFICATION_DATA", 39: "NOTIF_CONFIG_DATA", 40: "RING_RESET", 41: "ADMIN_VQ",
+    50: "DEVICE_STATS", 51: "HASH_TUNNEL", 52: "VQ_NOTF_COAL", 53: "NOTF_COAL", 54: "GUEST_USO4",
+    55: "GUEST_USO6", 56: "HOST_USO", 57: "HASH_REPORT", 59: "GUEST_HDRLEN", 60: "RSS",
+    61: "RSC_EXT", 62: "STANDBY", 63: "SPEED_DUPLEX",
   ]
 
   /// The names of the bits that are set, in bit order; unknown bits by number.
   public var namesOfBits: [String] {
     (0..<64).compactMap { bit in
-      let feature = VirtioFeatures(bit: bit)
-      guard contains(feature) else { return nil }
-      return VirtioFeatures.names.first { $0.0 == feature }?.1 ?? "bit \(bit)"
+      contains(VirtioFeatures(bit: bit)) ? VirtioFeatures.names[bit] ?? "bit \(bit)" : nil
     }
   }
 }
