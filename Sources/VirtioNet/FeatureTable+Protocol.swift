@@ -1,0 +1,73 @@
+// The rows of the vhost-user protocol (vhost-user specification, "Protocol features").
+// FeatureTable.swift says how a row changes.
+
+extension FeatureTable {
+  /// By bit.
+  public static let vhostUser: [FeatureRow] = [
+    FeatureRow(
+      0, "MQ",
+      .offered(
+        effect: "GET_QUEUE_NUM answers queue pairs",
+        test: "queue pairs are counted, and memory slots are as many as the table takes")),
+    FeatureRow(1, "LOG_SHMFD", .leftOut(because: "for migration: nothing is logged yet")),
+    FeatureRow(
+      2, "RARP",
+      .offered(
+        effect: "SEND_RARP sends an announcement of the guest out of the interface",
+        test: "a migrated guest is announced by a reverse ARP broadcast")),
+    FeatureRow(
+      3, "REPLY_ACK",
+      .offered(
+        effect: "acknowledged when the device is quiet or running again, not before",
+        test: "a reply is sent when it is asked for and REPLY_ACK was negotiated")),
+    FeatureRow(
+      4, "MTU",
+      .offered(
+        effect: "NET_SET_MTU is refused above what the interface and its frames carry",
+        test: "an MTU is taken up to what the host port carries, else the remedy is named")),
+    FeatureRow(
+      5, "BACKEND_REQ",
+      .offered(
+        effect: "the channel is taken; the back-end has nothing to ask yet",
+        test: "SET_BACKEND_REQ_FD is held until it is replaced or the session ends")),
+    FeatureRow(
+      6, "CROSS_ENDIAN",
+      .leftOut(because: "for legacy guests of the other byte order; rings are little-endian")),
+    FeatureRow(7, "CRYPTO_SESSION", .leftOut(because: "for crypto devices")),
+    FeatureRow(8, "PAGEFAULT", .leftOut(because: "postcopy migration is not there yet")),
+    FeatureRow(
+      9, "CONFIG",
+      .leftOut(because: "QEMU refuses it for a net device, with a warning in each guest's log")),
+    FeatureRow(
+      10, "BACKEND_SEND_FD",
+      .leftOut(because: "no request of a net back-end carries a descriptor")),
+    FeatureRow(
+      11, "HOST_NOTIFIER",
+      .leftOut(because: "for doorbells of hardware that a guest may write to itself")),
+    FeatureRow(12, "INFLIGHT_SHMFD", .leftOut(because: "no in-flight region is kept yet")),
+    FeatureRow(
+      13, "RESET_DEVICE",
+      .offered(
+        effect: "back to the state before the driver came; memory and wiring stay",
+        test: "RESET_DEVICE stops and forgets the rings; GET_VRING_BASE still answers")),
+    FeatureRow(14, "INBAND_NOTIFICATIONS", .leftOut(because: "kicks and calls are eventfds")),
+    FeatureRow(
+      15, "CONFIGURE_MEM_SLOTS",
+      .offered(
+        effect: "509 slots; a region comes and goes without disturbing the others",
+        test: "a region is added and removed under traffic, and what stayed is not mapped again")),
+    FeatureRow(
+      16, "STATUS",
+      .offered(
+        effect: "the driver's status is kept; 0 resets the device",
+        test: "a device status is kept, and zero resets the device but for memory and wiring")),
+    FeatureRow(17, "XEN_MMAP", .leftOut(because: "for guests of Xen, whose memory is granted")),
+    FeatureRow(18, "SHARED_OBJECT", .leftOut(because: "for buffers that devices of a guest share")),
+    FeatureRow(19, "DEVICE_STATE", .leftOut(because: "the device has no state beside its rings")),
+    FeatureRow(
+      20, "GET_VRING_BASE_INFLIGHT", .leftOut(because: "comes with INFLIGHT_SHMFD")),
+    FeatureRow(
+      21, "GPA_ADDRESSES", .leftOut(because: "ring addresses are the front-end's virtual ones")),
+    FeatureRow(22, "SHMEM", .leftOut(because: "for devices that share memory with the guest")),
+  ]
+}

@@ -1,0 +1,112 @@
+// The rows of virtio (bits 24 to 41, virtio 1.3, 2.2 and 6), of virtio-net (0 to 23 and 50 to 63,
+// 5.1.3) and of vhost-user (26 and 30).  FeatureTable.swift says how a row changes.
+
+extension FeatureTable {
+  private static let frontEnds =
+    "the front-end's own: it answers the guest and tells the back-end nothing"
+  private static let noOffload =
+    "frames pass as they are: a guest fills in checksums and cuts segments by itself"
+  private static let merelyMarks = "says something about segmentation, which is not offered"
+  private static let noKickData = "a kick is an eventfd and carries no data"
+  private static let controlQueue = "a command of the control queue, which is not offered"
+
+  /// By bit.
+  public static let virtio: [FeatureRow] = [
+    FeatureRow(0, "CSUM", .leftOut(because: noOffload)),
+    FeatureRow(1, "GUEST_CSUM", .leftOut(because: noOffload)),
+    FeatureRow(2, "CTRL_GUEST_OFFLOADS", .leftOut(because: controlQueue)),
+    FeatureRow(
+      3, "MTU",
+      .offered(
+        effect: "the front-end names the MTU by NET_SET_MTU (QEMU: `host_mtu=`); one that the "
+          + "interface cannot carry is refused",
+        test: "an MTU is taken up to what the host port carries, else the remedy is named")),
+    FeatureRow(5, "MAC", .leftOut(because: frontEnds)),
+    FeatureRow(6, "GSO", .leftOut(because: "of drivers before virtio 1.0; HOST_TSO4 says more")),
+    FeatureRow(7, "GUEST_TSO4", .leftOut(because: noOffload)),
+    FeatureRow(8, "GUEST_TSO6", .leftOut(because: noOffload)),
+    FeatureRow(9, "GUEST_ECN", .leftOut(because: merelyMarks)),
+    FeatureRow(10, "GUEST_UFO", .leftOut(because: noOffload)),
+    FeatureRow(11, "HOST_TSO4", .leftOut(because: noOffload)),
+    FeatureRow(12, "HOST_TSO6", .leftOut(because: noOffload)),
+    FeatureRow(13, "HOST_ECN", .leftOut(because: merelyMarks)),
+    FeatureRow(14, "HOST_UFO", .leftOut(because: noOffload)),
+    FeatureRow(
+      15, "MRG_RXBUF",
+      .offered(
+        effect: "a packet may lie over several receive buffers; `num_buffers` is right",
+        test: "a packet lies over as many mergeable buffers as it needs, and num_buffers says so")),
+    FeatureRow(16, "STATUS", .leftOut(because: frontEnds)),
+    FeatureRow(17, "CTRL_VQ", .leftOut(because: frontEnds)),
+    FeatureRow(18, "CTRL_RX", .leftOut(because: controlQueue)),
+    FeatureRow(19, "CTRL_VLAN", .leftOut(because: controlQueue)),
+    FeatureRow(20, "CTRL_RX_EXTRA", .leftOut(because: controlQueue)),
+    FeatureRow(
+      21, "GUEST_ANNOUNCE",
+      .offered(
+        effect: "the front-end's business: QEMU tells the guest to announce itself after migration",
+        test: "offered are the bits of the table, in every configuration")),
+    FeatureRow(
+      22, "MQ",
+      .offered(
+        when: "with --queues above 1",
+        effect: "the pairs that the guest enables are served, and fed by all queues",
+        test: "the port queue of a pair that the guest does not use feeds one that it does")),
+    FeatureRow(23, "CTRL_MAC_ADDR", .leftOut(because: controlQueue)),
+    FeatureRow(24, "NOTIFY_ON_EMPTY", .leftOut(because: "nothing gives the extra interrupt yet")),
+    FeatureRow(26, "LOG_ALL", .leftOut(because: "what is written is not logged for migration yet")),
+    FeatureRow(
+      27, "ANY_LAYOUT",
+      .offered(
+        effect: "see [no-linear-tx](#no-linear-tx)",
+        test: "every descriptor layout delivers the same bytes, direct and indirect")),
+    FeatureRow(
+      28, "INDIRECT_DESC",
+      .offered(
+        effect: "also after direct descriptors, and longer than the ring",
+        test: "an indirect table may be longer than the ring")),
+    FeatureRow(
+      29, "EVENT_IDX",
+      .offered(
+        effect: "kicks and calls are suppressed by index",
+        test: "with EVENT_IDX a call is made exactly when the used index passes the driver's "
+          + "event")),
+    FeatureRow(
+      30, "PROTOCOL_FEATURES",
+      .offered(
+        effect: "the protocol features below are negotiated, and rings begin disabled",
+        test: "with PROTOCOL_FEATURES a ring is disabled until it is enabled, whatever its kick "
+          + "does")),
+    FeatureRow(
+      32, "VERSION_1",
+      .offered(
+        effect: "without it: legacy, 10-byte header (12 with MRG_RXBUF), little-endian only",
+        test: "a guest that boots from legacy firmware into a modern driver starts afresh")),
+    FeatureRow(33, "ACCESS_PLATFORM", .leftOut(because: "no vIOMMU yet: addresses are physical")),
+    FeatureRow(34, "RING_PACKED", .leftOut(because: "rings are split rings")),
+    FeatureRow(35, "IN_ORDER", .leftOut(because: "heads go back in order, but one by one")),
+    FeatureRow(36, "ORDER_PLATFORM", .leftOut(because: "the rings are served by a CPU")),
+    FeatureRow(37, "SR_IOV", .leftOut(because: "of the PCI device, which the front-end makes")),
+    FeatureRow(38, "NOTIFICATION_DATA", .leftOut(because: noKickData)),
+    FeatureRow(39, "NOTIF_CONFIG_DATA", .leftOut(because: noKickData)),
+    FeatureRow(40, "RING_RESET", .leftOut(because: "a ring is reset with its device")),
+    FeatureRow(41, "ADMIN_VQ", .leftOut(because: "of the PCI device, which the front-end makes")),
+    FeatureRow(50, "DEVICE_STATS", .leftOut(because: controlQueue)),
+    FeatureRow(51, "HASH_TUNNEL", .leftOut(because: "no hash is computed")),
+    FeatureRow(52, "VQ_NOTF_COAL", .leftOut(because: controlQueue)),
+    FeatureRow(53, "NOTF_COAL", .leftOut(because: controlQueue)),
+    FeatureRow(54, "GUEST_USO4", .leftOut(because: noOffload)),
+    FeatureRow(55, "GUEST_USO6", .leftOut(because: noOffload)),
+    FeatureRow(56, "HOST_USO", .leftOut(because: noOffload)),
+    FeatureRow(
+      57, "HASH_REPORT",
+      .leftOut(because: "the NIC's hash does not come with a frame of AF_XDP in copy mode")),
+    FeatureRow(59, "GUEST_HDRLEN", .leftOut(because: "no header length is relied on")),
+    FeatureRow(
+      60, "RSS",
+      .leftOut(because: "the NIC spreads flows over its queues; QEMU keeps the guest's table")),
+    FeatureRow(61, "RSC_EXT", .leftOut(because: "segments are not coalesced")),
+    FeatureRow(62, "STANDBY", .leftOut(because: "of a pair of devices, which the front-end makes")),
+    FeatureRow(63, "SPEED_DUPLEX", .leftOut(because: frontEnds)),
+  ]
+}
