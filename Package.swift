@@ -65,7 +65,7 @@ var targets: [Target] = [
   .executableTarget(
     name: "vhost-user-xdp",
     dependencies: [
-      "VirtioNet", "VhostUser", "HostPort", "AFXDP", "Packet", "Linux", "CLinux",
+      "VirtioNet", "VhostUser", "HostPort", "AFXDP", "Packet", "GuestMemory", "Linux", "CLinux",
       .product(name: "ArgumentParser", package: "swift-argument-parser"),
       .product(name: "Logging", package: "swift-log"),
       .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),

@@ -5,6 +5,8 @@ import ArgumentParser
 /// What the arguments ask for.
 enum Command {
   case run(Options)
+  /// The word `capabilities` in front.
+  case capabilities(CapabilitiesCommand)
   /// --print-capabilities, --help, --version: text for stdout, status 0.
   case print(String)
   /// One line for stderr; the status is `ExitStatus.usage`.
@@ -16,14 +18,26 @@ enum Command {
       self = .print(#"{"type":"net"}"# + "\n")
       return
     }
+    // Not a subcommand to the parser: one beside the daemon's options would take their required
+    // ones for its own.
+    if arguments.first == CapabilitiesCommand.name {
+      self.init(CapabilitiesCommand.self, Array(arguments.dropFirst())) { .capabilities($0) }
+    } else {
+      self.init(Invocation.self, arguments) { .run($0.options) }
+    }
+  }
+
+  private init<Parsed: ParsableCommand>(
+    _ type: Parsed.Type, _ arguments: [String], _ command: (Parsed) -> Command
+  ) {
     do {
-      self = .run(try Invocation.parse(arguments).options)
+      self = command(try type.parse(arguments))
     } catch {
-      guard !Invocation.exitCode(for: error).isSuccess else {
-        self = .print(Invocation.fullMessage(for: error) + "\n")
+      guard !type.exitCode(for: error).isSuccess else {
+        self = .print(type.fullMessage(for: error) + "\n")
         return
       }
-      let lines = Invocation.message(for: error).split(whereSeparator: \.isNewline)
+      let lines = type.message(for: error).split(whereSeparator: \.isNewline)
       let text = lines.map { $0.trimmingSpaces }.joined(separator: " ")
       self = .refuse(text.contains("--help") ? text : text + " (--help explains every option)")
     }
@@ -55,6 +69,9 @@ struct Invocation: ParsableCommand {
 
       A guest that shares the interface with the host:
         vhost-user-xdp --socket-path=/run/vm1.sock --interface=eth0 --mac=52:54:00:12:34:56
+
+      What is offered to guests, and what an interface can do, as JSON:
+        vhost-user-xdp capabilities --interface=eth1
 
       QEMU's side (shared memory is needed):
         -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem

@@ -17,6 +17,13 @@ struct Daemon {
     case .refuse(let line):
       StandardErrorLog.write("error: \(line)")
       exit(ExitStatus.usage)
+    case .capabilities(let command):
+      do throws(StartFailure) {
+        ProcessSettings.write(try command.report(), to: STDOUT_FILENO)
+      } catch {
+        StandardErrorLog.write("error: \(error)")
+        exit(ExitStatus.failure)
+      }
     case .run(let options):
       exit(await run(options))
     }

@@ -12,6 +12,7 @@ struct OptionsTests {
     switch Command(arguments) {
     case .run(let options): return options
     case .print(let text), .refuse(let text): throw Unexpected(text: text)
+    case .capabilities: throw Unexpected(text: "capabilities")
     }
   }
 
