@@ -10,7 +10,7 @@ SHELL := bash
 TARGET ?= all
 SECONDS ?= 60
 
-.PHONY: build test check lint gates unit-tests release-tests system-tests fuzz demo bench clean help
+.PHONY: build test check lint gates features unit-tests release-tests system-tests fuzz demo bench clean help
 
 ## build          the daemon, optimised: .build/release/vhost-user-xdp
 build:
@@ -31,6 +31,10 @@ lint:
 ## gates          hot functions, uses of unsafe, no Foundation; builds first
 gates:
 	Tests/Gates/stages.sh gates
+
+## features       writes the tables of docs/features.md from the feature table in the code
+features:
+	Tests/Gates/features.sh --write
 
 ## unit-tests     in debug; FILTER=REGEX runs the tests whose name matches
 unit-tests:

@@ -70,6 +70,7 @@ step() {
       "$gates/foundation.sh" || status=1
       "$gates/imports.sh" || status=1
       "$gates/documents.sh" || status=1
+      "$gates/features.sh" || status=1
       return "$status"
       ;;
     unit-tests) swift test --disable-xctest --skip SystemTests ;;
