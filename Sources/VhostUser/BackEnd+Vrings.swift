@@ -10,7 +10,7 @@ extension BackEnd {
   func stop(_ ring: Int) {
     guard rings[ring].isStarted else { return }
     rings[ring].isStarted = false
-    if let indices = device.stopQueue(ring) { rings[ring].nextAvail = indices.nextAvail }
+    if let base = device.stopQueue(ring) { rings[ring].base = base }
   }
 
   /// Gives a ring to the device, if it is known well enough to run.
@@ -39,19 +39,19 @@ extension BackEnd {
   }
 
   func setBase(_ ring: Int, _ base: UInt32) throws(VhostUserError) -> Reply {
-    guard let base = UInt16(exactly: base) else {
+    guard features.contains(.ringPacked) || base <= UInt16.max else {
       throw .wrongValue(
         request: "SET_VRING_BASE", value: UInt64(base), allowed: "an index of 0 to 65535")
     }
-    rings[ring].nextAvail = base
+    rings[ring].base = VringBase(rawValue: base)
     return .acknowledge
   }
 
   /// GET_VRING_BASE stops the ring for good: it starts again with the next SET_VRING_KICK.
   func takeBase(_ ring: Int) -> Reply {
     rings[ring].kick = nil
-    return .vringState(
-      VringState(index: UInt32(ring), number: UInt32(rings[ring].nextAvail)))
+    let base = rings[ring].base ?? .start(for: features)
+    return .vringState(VringState(index: UInt32(ring), number: base.rawValue))
   }
 
   func setKick(_ ring: Int, _ event: EventDescriptor?) -> Reply {

@@ -18,8 +18,8 @@ public protocol Device: AnyObject {
   /// writes the ring's `error` and stays stopped; the connection lives.
   func startQueue(_ config: VirtqueueConfig)
   /// Stops a ring; when this returns nothing touches its memory any more.  Every head that was
-  /// taken has been returned.  Nil if the ring does not run or never could.
-  func stopQueue(_ index: Int) -> VirtqueueIndices?
+  /// taken has been returned.  Answers where the ring stands; nil if it does not run or never could.
+  func stopQueue(_ index: Int) -> VringBase?
   /// SEND_RARP: announces the guest at its new host.
   func announce(_ address: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8))
 }

@@ -26,7 +26,8 @@ struct Vring {
   /// Entries; 0 until the front-end has said.
   var size = 0
   var addresses: VringAddresses?
-  var nextAvail: UInt16 = 0
+  /// Nil: not said yet; the ring begins where a fresh one of its format does.
+  var base: VringBase?
   /// Nil: no SET_VRING_KICK since the ring was stopped for good.
   var kick: Kick?
   var call: EventDescriptor?
@@ -44,9 +45,9 @@ struct Vring {
     if case .event(let descriptor) = kick { event = descriptor }
     return VirtqueueConfig(
       index: index, size: size, descriptorTable: addresses.descriptorTable,
-      availRing: addresses.availRing, usedRing: addresses.usedRing, nextAvail: nextAvail,
-      isEnabled: isEnabled, kick: event, call: call, error: error, features: features,
-      memory: memory)
+      availRing: addresses.availRing, usedRing: addresses.usedRing,
+      base: base ?? .start(for: features), isEnabled: isEnabled, kick: event, call: call,
+      error: error, features: features, memory: memory)
   }
 
   /// As after the connection was made, but for the call and error descriptors.  They are the
@@ -55,7 +56,7 @@ struct Vring {
   mutating func reset() {
     size = 0
     addresses = nil
-    nextAvail = 0
+    base = nil
     kick = nil
     isEnabled = false
   }

@@ -123,12 +123,12 @@ public final class NetDevice: Device {
     placePortQueues()
   }
 
-  public func stopQueue(_ index: Int) -> VirtqueueIndices? {
+  public func stopQueue(_ index: Int) -> VringBase? {
     guard runningRings.remove(index) != nil else { return nil }
     enabledRings.remove(index)
-    let indices = ask(home(of: index)) { .stopQueue(index, $0) }
+    let base = ask(home(of: index)) { .stopQueue(index, $0) }
     placePortQueues()
-    return indices
+    return base
   }
 
   public func announce(_ address: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)) {

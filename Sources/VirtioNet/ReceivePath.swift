@@ -6,7 +6,7 @@
 // the packet, or the packet is dropped and counted, and num_buffers is 1 (virtio 1.3, 5.1.6.4).
 //
 // Hostile: the chains.  A malformed one goes back with length 0, together with the chains before
-// it that the packet would have used, since heads go back in order; the packet waits for the next
+// it that the packet would have used, since chains go back in order; the packet waits for the next
 // turn, so that a driver that offers nothing else cannot keep this worker here.
 package import HostPort
 import Packet
@@ -14,15 +14,15 @@ import SharedRing
 package import Virtqueue
 
 package final class ReceivePath {
-  package let queue: Virtqueue
+  package let queue: AnyVirtqueue
   private let headerLength: Int
   private let mergeable: Bool
   package let counters: RingCounters
   private let buffers: DeviceWritableBuffers
   /// The chains of the packet at hand, and how many bytes they hold up to and including each.
-  private let heads: FixedBuffer<UInt16>
+  private let chains: FixedBuffer<DescriptorChain>
   private let ends: FixedBuffer<Int>
-  private let seen = HotState(0)
+  private let seen: HotState<QueuePosition>
 
   private enum Placement {
     case placed
@@ -31,30 +31,39 @@ package final class ReceivePath {
   }
 
   package init(_ config: VirtqueueConfig, counters: RingCounters) throws(QueueFault) {
-    queue = try Virtqueue(activating: config)
+    queue = try AnyVirtqueue(activating: config)
     headerLength = VirtioNetHeader.length(for: config.features)
     mergeable = config.features.contains(.mrgRxbuf)
     self.counters = counters
     buffers = DeviceWritableBuffers(capacity: max(1024, 2 * config.size))
-    heads = FixedBuffer(repeating: 0, count: config.size)
+    chains = FixedBuffer(repeating: DescriptorChain(id: 0, slots: 0), count: config.size)
     ends = FixedBuffer(repeating: 0, count: config.size)
+    seen = HotState(queue.position)
   }
 
-  /// How many heads waited when `deliver` last found too few buffers: a kick is wanted only for
-  /// more than those.
-  package var seenHeads: Int { seen.value }
+  /// Where `deliver` last found too few buffers: a kick is wanted for chains from there on.
+  package var seenChains: QueuePosition { seen.value }
 
   /// Puts frames into the guest's buffers, in order, until all are done or no buffers are left.
   /// Returns how many frames are done with, delivered or dropped; the guest does not see them
   /// before `publish`.
   package func deliver(_ batch: borrowing FrameBatch) -> Int {
+    switch queue {
+    case .split(let queue): deliver(batch, to: queue)
+    }
+  }
+
+  @inline(__always)
+  private func deliver<Queue: Virtqueue & ~Copyable>(
+    _ batch: borrowing FrameBatch, to queue: borrowing Queue
+  ) -> Int {
     var done = 0
     var delivered = 0
     var bytes = 0
     let count = batch.count
     loop: while done < count {
       let frame = unsafe batch[done]
-      switch unsafe place(frame) {
+      switch unsafe place(frame, in: queue) {
       case .placed:
         delivered &+= 1
         unsafe bytes &+= Int(frame.length)
@@ -75,26 +84,32 @@ package final class ReceivePath {
   package func callIfNeeded() { if queue.callIfNeeded() { counters.calls.add(1) } }
 
   @inline(__always)
-  private func place(_ frame: Frame) -> Placement {
+  private func place<Queue: Virtqueue & ~Copyable>(
+    _ frame: Frame, in queue: borrowing Queue
+  ) -> Placement {
     let needed = unsafe headerLength &+ Int(frame.length)
     buffers.removeAll()
+    var position = queue.position
     var count = 0
     while buffers.byteCount < needed {
       // More than the whole ring: the guest can never take it.
       if count == queue.size || (count > 0 && !mergeable) { return .dropped }
-      let waiting = queue.availableHeads(count &+ 1)
-      if waiting <= count {
-        seen.value = waiting
-        return .noBuffers
-      }
-      guard let head = queue.head(count) else { return .noBuffers }
-      heads[count] = head
       let before = buffers.byteCount
-      // Each buffer has room for a header (virtio 1.3, 5.1.6.3.1).  This also bounds the chains
-      // that are walked for a packet.
-      if queue.append(head, to: buffers) != nil || buffers.byteCount &- before < headerLength {
-        returnEmpty(count &+ 1)
-        seen.value = 0
+      switch queue.append(at: &position, to: buffers) {
+      case .chain(let chain):
+        chains[count] = chain
+        // Each buffer has room for a header (virtio 1.3, 5.1.6.3.1).  This also bounds the chains
+        // that are walked for a packet.
+        if buffers.byteCount &- before < headerLength {
+          returnEmpty(count &+ 1, before: position, to: queue)
+          return .noBuffers
+        }
+      case .malformed(let chain, _):
+        chains[count] = chain
+        returnEmpty(count &+ 1, before: position, to: queue)
+        return .noBuffers
+      case .none:
+        seen.value = position
         return .noBuffers
       }
       ends[count] = buffers.byteCount
@@ -105,24 +120,23 @@ package final class ReceivePath {
       high: VirtioNetHeader.receivedTail(bufferCount: UInt16(truncatingIfNeeded: count)),
       length: headerLength)
     unsafe buffers.copy(frame.data, length: Int(frame.length), to: headerLength)
-    commit(needed, over: count)
+    var start = 0
+    for i in 0..<count {
+      let end = min(ends[i], needed)
+      queue.push(chains[i], length: UInt32(truncatingIfNeeded: end &- start))
+      start = end
+    }
+    queue.take(to: position)
     return .placed
   }
 
   @inline(__always)
-  private func commit(_ needed: Int, over count: Int) {
-    var start = 0
-    for i in 0..<count {
-      let end = min(ends[i], needed)
-      queue.push(heads[i], length: UInt32(truncatingIfNeeded: end &- start))
-      start = end
-    }
-    queue.pop(count)
-  }
-
-  private func returnEmpty(_ count: Int) {
-    for i in 0..<count { queue.push(heads[i], length: 0) }
-    queue.pop(count)
+  private func returnEmpty<Queue: Virtqueue & ~Copyable>(
+    _ count: Int, before position: QueuePosition, to queue: borrowing Queue
+  ) {
+    for i in 0..<count { queue.push(chains[i], length: 0) }
+    queue.take(to: position)
+    seen.value = position
     counters.malformedBuffers.add(1)
   }
 }

@@ -1,9 +1,9 @@
 // Guest to host: from a transmit virtqueue into the frames of a port queue.
 //
 // One copy: the bytes of a chain, however it is cut, become one linear private frame.  After the
-// copy the guest cannot change what was checked, its head is done and goes back at once, in order.
+// copy the guest cannot change what was checked, its chain is done and goes back at once, in order.
 // "No linear head": nothing is assumed about which descriptor holds the header or where the packet
-// starts.  A turn takes as many heads as there are frames; without frames it takes none, and the
+// starts.  A turn takes as many chains as there are frames; without frames it takes none, and the
 // guest's ring fills up: that is the back-pressure.
 //
 // Hostile: the chain and the header.  A bad one costs that packet (virtio 1.3, 5.1.6.2).
@@ -13,7 +13,7 @@ import SharedRing
 package import Virtqueue
 
 package final class TransmitPath {
-  package let queue: Virtqueue
+  package let queue: AnyVirtqueue
   let isEnabled: Bool
   private let headerLength: Int
   private let port: any HostPortQueue
@@ -30,7 +30,7 @@ package final class TransmitPath {
   package init(_ config: VirtqueueConfig, port: any HostPortQueue, counters: RingCounters)
     throws(QueueFault)
   {
-    queue = try Virtqueue(activating: config)
+    queue = try AnyVirtqueue(activating: config)
     isEnabled = config.isEnabled
     headerLength = VirtioNetHeader.length(for: config.features)
     self.port = port
@@ -39,54 +39,64 @@ package final class TransmitPath {
     batch = FrameBatch()
   }
 
-  /// Heads wait for frames: the port must be asked again although the driver will not kick.
+  /// Chains wait for frames: the port must be asked again although the driver will not kick.
   package var isStarved: Bool { starved.value }
 
-  /// Moves at most one batch of packets.  Returns how many heads went back.
+  /// Moves at most one batch of packets.  Returns how many chains went back.
   package func run() -> Int {
-    let waiting = queue.availableHeads(batch.capacity)
+    switch queue {
+    case .split(let queue): move(from: queue)
+    }
+  }
+
+  @inline(__always)
+  private func move<Queue: Virtqueue & ~Copyable>(from queue: borrowing Queue) -> Int {
+    let waiting = queue.availableChains(batch.capacity)
     if waiting == 0 {
       starved.value = false
       return 0
     }
-    guard isEnabled else { return discard(min(waiting, batch.capacity)) }
+    guard isEnabled else { return discard(min(waiting, batch.capacity), from: queue) }
 
     port.reserve(min(waiting, batch.capacity), into: batch)
     let frames = batch.count
     starved.value = frames == 0
     if frames == 0 { return 0 }
 
-    var heads = 0
+    var position = queue.position
+    var chains = 0
     var filled = 0
     var bytes = 0
-    while heads < frames {
-      guard let head = queue.head(heads) else { break }
-      heads &+= 1
-      let length = unsafe copyPacket(head, to: batch[filled])
-      if length > 0 {
-        unsafe batch[filled].length = UInt32(truncatingIfNeeded: length)
-        filled &+= 1
-        bytes &+= length
+    loop: while chains < frames {
+      switch queue.collect(at: &position, into: buffers) {
+      case .chain(let chain):
+        let length = unsafe copyPacket(to: batch[filled])
+        if length > 0 {
+          unsafe batch[filled].length = UInt32(truncatingIfNeeded: length)
+          filled &+= 1
+          bytes &+= length
+        }
+        queue.push(chain, length: 0)
+      case .malformed(let chain, _):
+        counters.drop(.malformedChain)
+        queue.push(chain, length: 0)
+      case .none: break loop
       }
-      queue.push(head, length: 0)
+      chains &+= 1
     }
-    queue.pop(heads)
+    queue.take(to: position)
     port.transmit(batch, count: filled)
     queue.publish()
     counters.packets.add(filled)
     counters.bytes.add(bytes)
     if queue.callIfNeeded() { counters.calls.add(1) }
-    return heads
+    return chains
   }
 
-  /// Copies the packet of one chain into `frame`; returns its length, or 0 for a packet that was
-  /// dropped and counted.
+  /// Copies the packet that was collected into `frame`; returns its length, or 0 for a packet that
+  /// was dropped and counted.
   @inline(__always)
-  private func copyPacket(_ head: UInt16, to frame: Frame) -> Int {
-    if queue.collect(head, into: buffers) != nil {
-      counters.drop(.malformedChain)
-      return 0
-    }
+  private func copyPacket(to frame: Frame) -> Int {
     let length = buffers.byteCount &- headerLength
     if length < TransmitPath.shortestFrame {
       counters.drop(.tooShort)
@@ -108,18 +118,24 @@ package final class TransmitPath {
   }
 
   /// A disabled ring is drained, not stalled (vhost-user, "Ring states").
-  private func discard(_ count: Int) -> Int {
-    var heads = 0
-    while heads < count {
-      guard let head = queue.head(heads) else { break }
-      heads &+= 1
-      queue.push(head, length: 0)
+  @inline(__always)
+  private func discard<Queue: Virtqueue & ~Copyable>(
+    _ count: Int, from queue: borrowing Queue
+  ) -> Int {
+    var position = queue.position
+    var chains = 0
+    loop: while chains < count {
+      switch queue.skip(at: &position) {
+      case .chain(let chain), .malformed(let chain, _): queue.push(chain, length: 0)
+      case .none: break loop
+      }
+      chains &+= 1
     }
-    queue.pop(heads)
+    queue.take(to: position)
     queue.publish()
-    counters.drop(.ringDisabled, heads)
+    counters.drop(.ringDisabled, chains)
     if queue.callIfNeeded() { counters.calls.add(1) }
-    return heads
+    return chains
   }
 }
 

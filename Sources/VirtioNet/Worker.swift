@@ -15,7 +15,7 @@ package import Virtqueue
 package enum WorkerMessage: Sendable {
   /// The port queue is the one of the ring's own pair.
   case startQueue(VirtqueueConfig, any HostPortQueue, RingCounters, Reply<QueueStart>)
-  case stopQueue(Int, Reply<VirtqueueIndices?>)
+  case stopQueue(Int, Reply<VringBase?>)
   /// The port queue comes, from another worker perhaps; nobody has listened to it since then.
   case adopt(any HostPortQueue, RingCounters, idleSince: UInt64)
   /// Gives the port queue up; answers since when nobody listens to it.
@@ -129,7 +129,7 @@ package final class Worker {
     }
     feeds.forEach { feed in
       if feed.isStalled {
-        if let target = feed.target, target.queue.enableKicks(beyond: target.seenHeads) {
+        if let target = feed.target, target.queue.enableKicks(beyond: target.seenChains) {
           again = true
         }
         if timeout < 0 { timeout = CInt(ReceiveFeed.patience) }
@@ -210,14 +210,14 @@ package final class Worker {
     return .running
   }
 
-  private func stop(_ ring: Int) -> VirtqueueIndices? {
+  private func stop(_ ring: Int) -> VringBase? {
     if let kick = kicks.removeValue(forKey: ring) { epoll.remove(kick.raw) }
     unkicked.remove(ring)
     faultsReported.remove(ring)
-    if let path = transmit.remove(where: { $0.queue.index == ring }) { return path.queue.indices }
+    if let path = transmit.remove(where: { $0.queue.index == ring }) { return path.queue.base }
     guard let path = receive.remove(where: { $0.queue.index == ring }) else { return nil }
     feeds.forEach { if $0.target === path { $0.route(to: nil) } }
-    return path.queue.indices
+    return path.queue.base
   }
 
   private func adopt(

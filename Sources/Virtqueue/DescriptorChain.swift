@@ -54,26 +54,7 @@ struct Descriptor {
   }
 }
 
-extension Virtqueue {
-  /// Collects the chain at `head` for reading; what was in `buffers` before is forgotten.
-  /// - Returns: nil, or why the chain is malformed (`buffers` is of no use then).
-  @inlinable @inline(__always)
-  public func collect(
-    _ head: UInt16, into buffers: borrowing DeviceReadableBuffers
-  ) -> ChainDefect? {
-    buffers.list.removeAll()
-    return walk(head, writable: false, into: buffers.list)
-  }
-
-  /// Appends the chain at `head` to the buffers to write to.
-  /// - Returns: nil, or why the chain is malformed (`buffers` is of no use then).
-  @inlinable @inline(__always)
-  public func append(
-    _ head: UInt16, to buffers: borrowing DeviceWritableBuffers
-  ) -> ChainDefect? {
-    walk(head, writable: true, into: buffers.list)
-  }
-
+extension SplitVirtqueue {
   @inlinable @inline(__always)
   func walk(_ head: UInt16, writable: Bool, into list: borrowing BufferList) -> ChainDefect? {
     var table = unsafe ring.value.descriptors
@@ -103,30 +84,16 @@ extension Virtqueue {
         inTable = true
         continue
       }
-      if let defect = add(descriptor, writable: writable, to: list) { return defect }
+      if (descriptor.flags & Descriptor.write != 0) != writable { return .wrongDirection }
+      if let defect = unsafe list.add(
+        descriptor.address, descriptor.length, of: ring.value.memory)
+      {
+        return defect
+      }
       if descriptor.flags & Descriptor.next == 0 { return nil }
       index = Int(descriptor.next)
       if index >= entries { return .nextOutOfRange }
     }
-  }
-
-  @inlinable @inline(__always)
-  func add(
-    _ descriptor: Descriptor, writable: Bool, to list: borrowing BufferList
-  ) -> ChainDefect? {
-    if (descriptor.flags & Descriptor.write != 0) != writable { return .wrongDirection }
-    var address = descriptor.address
-    var left = descriptor.length
-    while left > 0 {
-      guard let run = unsafe ring.value.memory.run(at: address, length: left) else {
-        return .unmapped
-      }
-      if unsafe !list.append(run) { return .tooManyBuffers }
-      // A run is at most `left` long and ends inside a region, which ends below 2^64.
-      unsafe left &-= UInt32(truncatingIfNeeded: run.length)
-      unsafe address &+= UInt64(truncatingIfNeeded: run.length)
-    }
-    return unsafe list.cells.value.bytes > Int(UInt32.max) ? .tooLong : nil
   }
 
   /// An indirect table that crosses the border of two regions: each entry is looked up by itself.
@@ -143,11 +110,33 @@ extension Virtqueue {
       else { return .unmapped }
       let descriptor = unsafe Descriptor(at: run.base)
       if descriptor.flags & Descriptor.indirect != 0 { return .badIndirectFlags }
-      if let defect = add(descriptor, writable: writable, to: list) { return defect }
+      if (descriptor.flags & Descriptor.write != 0) != writable { return .wrongDirection }
+      if let defect = unsafe list.add(
+        descriptor.address, descriptor.length, of: ring.value.memory)
+      {
+        return defect
+      }
       if descriptor.flags & Descriptor.next == 0 { return nil }
       index = Int(descriptor.next)
       if index >= entries { return .nextOutOfRange }
     }
     return .loop
+  }
+}
+
+extension BufferList {
+  /// Appends the memory of one descriptor, in as many runs as regions hold it.
+  @inlinable @inline(__always)
+  func add(_ address: UInt64, _ length: UInt32, of memory: GuestMemoryView) -> ChainDefect? {
+    var address = address
+    var left = length
+    while left > 0 {
+      guard let run = unsafe memory.run(at: address, length: left) else { return .unmapped }
+      if unsafe !append(run) { return .tooManyBuffers }
+      // A run is at most `left` long and ends inside a region, which ends below 2^64.
+      unsafe left &-= UInt32(truncatingIfNeeded: run.length)
+      unsafe address &+= UInt64(truncatingIfNeeded: run.length)
+    }
+    return unsafe cells.value.bytes > Int(UInt32.max) ? .tooLong : nil
   }
 }

@@ -12,18 +12,15 @@
 //
 // Tempting and wrong: `event < new` (breaks at the wrap), and comparing with the index of the last
 // *publish* instead of the last *decision* (an index that was passed while nobody asked is lost).
-import Linux
 public import SharedRing
 
-extension Virtqueue {
+extension SplitVirtqueue {
   /// True if passing from `old` to `new` passes `event`.
   @inlinable @inline(__always)
   static func passes(event: RingIndex, from old: RingIndex, to new: RingIndex) -> Bool {
     new.value &- event.value &- 1 < new.value &- old.value
   }
 
-  /// Whether the driver wants an interrupt for what has been published since the last time this
-  /// was asked.
   @inlinable @inline(__always)
   public func needsCall() -> Bool {
     let new = unsafe ring.value.nextUsed
@@ -33,27 +30,12 @@ extension Virtqueue {
     // Partner: the driver's fence between writing used_event (or its flags) and reading used.idx.
     sharedMemoryFence()
     if unsafe ring.value.eventIdx {
-      return unsafe Virtqueue.passes(event: ring.value.usedEvent, from: old, to: new)
+      return unsafe SplitVirtqueue.passes(event: ring.value.usedEvent, from: old, to: new)
     }
     return unsafe ring.value.availFlags & SplitRing.availNoInterrupt == 0
   }
 
-  /// Interrupts the driver if it wants that.  Returns whether it did.
-  @inlinable @inline(__always)
-  @discardableResult
-  public func callIfNeeded() -> Bool {
-    guard needsCall() else { return false }
-    signalCall()
-    return true
-  }
-
-  /// Interrupts the driver in any case: when a ring starts or gets a new call descriptor, since an
-  /// interrupt may have been lost with whoever ran the ring before.
-  @inline(never)
-  public func signalCall() { call?.signal() }
-
-  /// Asks the driver not to kick while we look at the ring anyway.  With EVENT_IDX nothing needs to
-  /// be written: an `avail_event` that stays behind is passed once and then no more.
+  /// With EVENT_IDX nothing needs to be written: an `avail_event` that stays behind is passed once and then no more.
   @inlinable @inline(__always)
   public func disableKicks() {
     if unsafe !ring.value.eventIdx {
@@ -61,18 +43,17 @@ extension Virtqueue {
     }
   }
 
-  /// Asks the driver to kick for the next head beyond the `beyond` that wait already, and looks
-  /// again.  True: more than those wait now and no kick may come for them; do not sleep.
   @inlinable @inline(__always)
-  public func enableKicks(beyond: Int = 0) -> Bool {
+  public func enableKicks(beyond position: QueuePosition) -> Bool {
     if unsafe ring.value.fault != nil { return false }
+    let index = RingIndex(position.value)
     if unsafe ring.value.eventIdx {
-      unsafe ring.value.writeAvailEvent(ring.value.nextAvail.advanced(by: beyond))
+      unsafe ring.value.writeAvailEvent(index)
     } else {
       unsafe ring.value.writeUsedFlags(0)
     }
     // Partner: the driver's fence between publishing avail.idx and reading avail_event or flags.
     sharedMemoryFence()
-    return reloadAvailable() > beyond
+    return reloadAvailable(from: index)
   }
 }

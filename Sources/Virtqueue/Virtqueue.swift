@@ -1,132 +1,122 @@
-// A running virtqueue, device side.
+// A running virtqueue, device side, whatever its format.
 //
 // It is born on its worker from a checked configuration and dies there; nobody else ever touches
-// it.  `availableHeads`, `head` and `pop` take what the driver offers: looking comes first, `pop`
-// commits, so nothing is ever undone.  `push` writes used elements, `publish` makes all of them
-// visible with one store; a packet over several buffers needs exactly that.
+// it.  The verbs are those that both formats have (virtio 1.3, 2.7 and 2.8).  `collect`, `append`
+// and `skip` look at the chain at a position, which is the caller's own variable and moves on:
+// looking comes first, `take` commits, so nothing is ever undone.  `push` writes used elements,
+// `publish` makes all of them visible at once; a packet over several buffers needs exactly that.
 //
-// Heads go back in the order they were taken, always: after a crash of this process a front-end
-// restarts a split ring from used->idx alone.
+// Chains go back in the order they were taken, always: after a crash of this process a front-end
+// restarts a split ring from used->idx alone, and a packed ring can be walked on from where used
+// and available descriptors meet.
+//
+// The format is chosen once for a queue (`AnyVirtqueue`); code that runs for every packet is
+// generic over this protocol, inlined and specialised for each format.
 //
 // Hostile: everything in the rings.  A bad chain costs that chain; a ring that is impossible
-// (`QueueFault`) stops this queue: it offers no heads any more.
-import GuestMemory
-public import Linux
-public import SharedRing
+// (`QueueFault`) stops this queue: it offers no chains any more.
 
-@safe
-public struct Virtqueue: ~Copyable {
+/// A place among the chains that the driver offers.  Split: the free-running index into the
+/// available ring.  Packed: bits 0 to 14 the descriptor, bit 15 the wrap counter.
+@frozen
+public struct QueuePosition: Equatable, Sendable, BitwiseCopyable {
+  public var value: UInt16
+  @inlinable @inline(__always)
+  public init(_ value: UInt16) { self.value = value }
+}
+
+/// A chain that was looked at: what is needed to return it.
+@frozen
+public struct DescriptorChain: Equatable, Sendable, BitwiseCopyable {
+  /// Split: the head; packed: the buffer id.
+  public var id: UInt16
+  /// Entries of the ring of descriptors that it takes: in a split ring always one, of the
+  /// available ring.
+  public var slots: UInt16
+  @inlinable @inline(__always)
+  public init(id: UInt16, slots: UInt16) {
+    self.id = id
+    self.slots = slots
+  }
+}
+
+/// What a look at a position found.
+@frozen
+public enum ChainOutcome: Equatable, Sendable {
+  /// A chain; its buffers are in the list, and the position is behind it.
+  case chain(DescriptorChain)
+  /// A chain that is of no use, nor is the list; it can and must be returned like any other, and
+  /// the position is behind it.
+  case malformed(DescriptorChain, ChainDefect)
+  /// No chain, or none that can be returned (see `fault`); the position has not moved.
+  case none
+}
+
+public protocol Virtqueue: ~Copyable {
+  /// Checks the configuration once and takes the ring over.
+  init(activating config: VirtqueueConfig) throws(QueueFault)
+
   /// Number of the ring on the device.
-  public let index: Int
-  @usableFromInline let ring: HotState<SplitRing>
-  @usableFromInline let call: EventDescriptor?
-  private let error: EventDescriptor?
-  /// Keeps the mappings that `ring` points into.
-  private let memory: GuestMemory
-
-  /// Checks the configuration once and takes the ring over (virtio 1.3, 2.7; vhost-user
-  /// SET_VRING_*).  Continues at used->idx, which tells what was completed even when the process
-  /// that ran the ring before was killed.
-  public init(activating config: VirtqueueConfig) throws(QueueFault) {
-    let size = config.size
-    guard size >= 1, size <= 32768, size & (size - 1) == 0 else { throw .badSize }
-    guard config.descriptorTable.value % 16 == 0, config.availRing.value % 2 == 0,
-      config.usedRing.value % 4 == 0
-    else { throw .misalignedRing }
-    guard
-      let descriptors = unsafe config.memory.ring(
-        at: config.descriptorTable, length: SplitRing.descriptorBytes(size: size)),
-      let avail = unsafe config.memory.ring(
-        at: config.availRing, length: SplitRing.availBytes(size: size)),
-      let used = unsafe config.memory.ring(
-        at: config.usedRing, length: SplitRing.usedBytes(size: size))
-    else { throw .ringNotInMemory }
-    // The regions themselves may be mapped at any offset of the file.
-    guard Int(bitPattern: descriptors) % 8 == 0, Int(bitPattern: avail) % 2 == 0,
-      Int(bitPattern: used) % 4 == 0
-    else { throw .misalignedRing }
-    let start = unsafe RingIndex(used.acquire16(2))
-    index = config.index
-    call = config.call
-    error = config.error
-    memory = config.memory
-    unsafe ring = HotState(
-      SplitRing(
-        descriptors: descriptors, avail: avail, used: used, memory: config.memory.view,
-        size: size, mask: UInt16(size - 1),
-        eventIdx: config.features.contains(.ringEventIdx),
-        indirect: config.features.contains(.ringIndirectDesc),
-        nextAvail: start, availIndex: start, nextUsed: start, calledUsed: start, fault: nil))
-  }
-
+  var index: Int { get }
   /// Entries.
-  @inlinable
-  public var size: Int { @inline(__always) get { unsafe ring.value.size } }
-
-  /// Where the queue stands; final once its owner has stopped using it.
-  public var indices: VirtqueueIndices {
-    unsafe VirtqueueIndices(
-      nextAvail: ring.value.nextAvail.value, nextUsed: ring.value.nextUsed.value)
-  }
-
+  var size: Int { get }
+  /// Where the queue stands, final once its owner has stopped using it: the answer of
+  /// GET_VRING_BASE.
+  var base: VringBase { get }
   /// Set when the ring turned out impossible; the queue is dead then.
-  public var fault: QueueFault? { unsafe ring.value.fault }
+  var fault: QueueFault? { get }
 
+  /// The next chain to take.
+  var position: QueuePosition { get }
+  /// How many chains wait from `position` on, at least looked for up to `want`.  At most as many
+  /// can be collected (a packed chain of several descriptors counts as several), and at least one
+  /// if this is not 0.
+  func availableChains(_ want: Int) -> Int
+  /// Collects the chain at `position` for reading; what was in `buffers` before is forgotten.
+  func collect(
+    at position: inout QueuePosition, into buffers: borrowing DeviceReadableBuffers
+  ) -> ChainOutcome
+  /// Appends the chain at `position` to the buffers to write to.
+  func append(
+    at position: inout QueuePosition, to buffers: borrowing DeviceWritableBuffers
+  ) -> ChainOutcome
+  /// Passes over the chain at `position` without a look at its buffers.
+  func skip(at position: inout QueuePosition) -> ChainOutcome
+  /// Takes the chains before `position`, which were looked at.
+  func take(to position: QueuePosition)
+  /// Returns the oldest chain that was looked at and not returned; `length` is how many bytes were
+  /// written into its buffers.  Not visible to the driver before `publish`.
+  func push(_ chain: DescriptorChain, length: UInt32)
+  /// Makes all pushed chains visible at once.
+  func publish()
+
+  /// Whether the driver wants an interrupt for what has been published since the last time this
+  /// was asked.
+  func needsCall() -> Bool
+  /// Interrupts the driver in any case: when a ring starts or gets a new call descriptor, since an
+  /// interrupt may have been lost with whoever ran the ring before.
+  func signalCall()
   /// Tells the front-end that the ring is broken, by its err eventfd.
-  public func signalError() { error?.signal() }
+  func signalError()
+  /// Asks the driver not to kick while we look at the ring anyway.
+  func disableKicks()
+  /// Asks the driver to kick for the first chain at `position` or behind it, where nothing was
+  /// found before, and looks again.  True: there is one now and no kick may come for it; do not
+  /// sleep.
+  func enableKicks(beyond position: QueuePosition) -> Bool
+}
 
-  /// How many heads wait, at least looked for up to `want`: the shared index is read again only
-  /// when fewer than that are known.  0 when the queue has a fault.
+extension Virtqueue where Self: ~Copyable {
+  /// Interrupts the driver if it wants that.  Returns whether it did.
   @inlinable @inline(__always)
-  public func availableHeads(_ want: Int) -> Int {
-    let known = unsafe ring.value.availIndex.distance(from: ring.value.nextAvail)
-    return known >= want ? known : reloadAvailable()
+  @discardableResult
+  public func callIfNeeded() -> Bool {
+    guard needsCall() else { return false }
+    signalCall()
+    return true
   }
 
+  /// Asks the driver to kick for the next chain, and looks again; see `enableKicks(beyond:)`.
   @inlinable @inline(__always)
-  func reloadAvailable() -> Int {
-    if unsafe ring.value.fault != nil { return 0 }
-    let index = unsafe ring.value.availIdx
-    let distance = unsafe index.distance(from: ring.value.nextAvail)
-    if unsafe distance > ring.value.size {
-      stop(for: .availIndexTooFar, after: 0)
-      return 0
-    }
-    unsafe ring.value.availIndex = index
-    return distance
-  }
-
-  /// The head `offset` places after the next one, not taken yet; nil stops the queue, for the
-  /// driver named a descriptor that does not exist.
-  @inlinable @inline(__always)
-  public func head(_ offset: Int) -> UInt16? {
-    let head = unsafe ring.value.availRing(ring.value.nextAvail.advanced(by: offset))
-    if unsafe Int(head) < ring.value.size { return head }
-    stop(for: .headOutOfRange, after: offset)
-    return nil
-  }
-
-  /// Takes `count` heads, which were looked at before.
-  @inlinable @inline(__always)
-  public func pop(_ count: Int) { unsafe ring.value.nextAvail.advance(by: count) }
-
-  /// Returns one head; `length` is how many bytes were written into its buffers.  Not visible to
-  /// the driver before `publish`.
-  @inlinable @inline(__always)
-  public func push(_ head: UInt16, length: UInt32) {
-    unsafe ring.value.writeUsed(ring.value.nextUsed, head: head, length: length)
-    unsafe ring.value.nextUsed.advance(by: 1)
-  }
-
-  /// Makes all pushed heads visible at once.
-  @inlinable @inline(__always)
-  public func publish() { unsafe ring.value.publishUsedIdx(ring.value.nextUsed) }
-
-  /// The `heads` next heads are good, and may have been looked at already: they can still be
-  /// popped.  Nothing is available behind them.
-  @usableFromInline
-  func stop(for fault: QueueFault, after heads: Int) {
-    unsafe ring.value.fault = fault
-    unsafe ring.value.availIndex = ring.value.nextAvail.advanced(by: heads)
-  }
+  public func enableKicks() -> Bool { enableKicks(beyond: position) }
 }

@@ -13,7 +13,7 @@ public struct VirtqueueConfig: Sendable {
   public var usedRing: FrontEndAddress
   /// What the front-end said with SET_VRING_BASE.  A split ring goes on at its used->idx instead,
   /// which is the same after an orderly stop and right also when the process before us was killed.
-  public var nextAvail: UInt16
+  public var base: VringBase
   /// SET_VRING_ENABLE: a disabled ring discards what a driver transmits and receives nothing.
   public var isEnabled: Bool
   /// Written by the driver when there is something to do; nil: the ring must be polled.
@@ -28,7 +28,7 @@ public struct VirtqueueConfig: Sendable {
 
   public init(
     index: Int, size: Int, descriptorTable: FrontEndAddress, availRing: FrontEndAddress,
-    usedRing: FrontEndAddress, nextAvail: UInt16 = 0, isEnabled: Bool = true,
+    usedRing: FrontEndAddress, base: VringBase, isEnabled: Bool = true,
     kick: EventDescriptor? = nil, call: EventDescriptor? = nil, error: EventDescriptor? = nil,
     features: VirtioFeatures, memory: GuestMemory
   ) {
@@ -37,7 +37,7 @@ public struct VirtqueueConfig: Sendable {
     self.descriptorTable = descriptorTable
     self.availRing = availRing
     self.usedRing = usedRing
-    self.nextAvail = nextAvail
+    self.base = base
     self.isEnabled = isEnabled
     self.kick = kick
     self.call = call
@@ -47,15 +47,17 @@ public struct VirtqueueConfig: Sendable {
   }
 }
 
-/// Where a queue stood when it was deactivated.
-public struct VirtqueueIndices: Equatable, Sendable {
-  /// The next available entry that was not taken: the answer of GET_VRING_BASE.
-  public var nextAvail: UInt16
-  /// Our used index; equal to `nextAvail`, since every head that is taken is returned.
-  public var nextUsed: UInt16
-  public init(nextAvail: UInt16, nextUsed: UInt16) {
-    self.nextAvail = nextAvail
-    self.nextUsed = nextUsed
+/// Where a ring stands, as SET_VRING_BASE and GET_VRING_BASE say it (vhost-user, "Vring base
+/// offset").  Split: the index of the next available entry.  Packed: bits 0 to 14 and 15 are index
+/// and wrap counter of the next available descriptor, bits 16 to 30 and 31 those of the next used.
+public struct VringBase: Equatable, Sendable {
+  public var rawValue: UInt32
+  public init(rawValue: UInt32) { self.rawValue = rawValue }
+  public init(split index: UInt16) { rawValue = UInt32(index) }
+
+  /// Where a ring begins that nobody has used yet.
+  public static func start(for features: VirtioFeatures) -> VringBase {
+    VringBase(rawValue: features.contains(.ringPacked) ? 0x8000_8000 : 0)
   }
 }
 

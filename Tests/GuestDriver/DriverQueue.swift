@@ -129,7 +129,7 @@ public final class DriverQueue {
     VirtqueueConfig(
       index: index, size: size, descriptorTable: ram.frontEnd(of: descriptorTable),
       availRing: ram.frontEnd(of: availRing), usedRing: ram.frontEnd(of: usedRing),
-      nextAvail: usedIndex, isEnabled: isEnabled, kick: kick, call: call, error: error,
+      base: VringBase(split: usedIndex), isEnabled: isEnabled, kick: kick, call: call, error: error,
       features: features, memory: memory)
   }
 

@@ -71,7 +71,7 @@ struct MemoryTableTests {
     #expect(front.back.memory.regions.map(\.description) == [.megabyte])
     #expect(try front.acknowledged(38, bytes(0) + region(.secondMegabyte)) == 1)
     #expect(front.warnings.last!.contains("no memory region"))
-    #expect(front.device.running[0]?.nextAvail == 6, "a refused request restarts them too")
+    #expect(front.device.running[0]?.base.rawValue == 6, "a refused request restarts them too")
   }
 
   @Test("REM_MEM_REG closes the descriptor that some front-ends send, and ignores the offset")

@@ -124,7 +124,7 @@ struct RingTests {
     }
     #expect(try front.acknowledged(10, state(0, 65_536)) == 1)
     #expect(front.device.running[0]?.size == 256)
-    #expect(front.device.running[0]?.nextAvail == 0)
+    #expect(front.device.running[0]?.base.rawValue == 0)
   }
 
   @Test("every power of two to 32768 is a ring size")
@@ -191,7 +191,7 @@ struct RingTests {
     #expect(front.back.startedRings == [0, 1, 2, 3])
     for ring in 0...3 {
       #expect(front.device.running[ring]?.features == [.version1, .mrgRxbuf])
-      #expect(front.device.running[ring]?.nextAvail == 0)
+      #expect(front.device.running[ring]?.base.rawValue == 0)
     }
     #expect(front.summaries.count == 2)
   }

@@ -12,7 +12,7 @@ import Virtqueue
 final class RecordingDevice: Device {
   enum Event: Equatable, CustomStringConvertible {
     case negotiate(VirtioFeatures)
-    case start(Int, base: UInt16, enabled: Bool)
+    case start(Int, base: UInt32, enabled: Bool)
     case stop(Int)
     case announce([UInt8])
 
@@ -49,17 +49,16 @@ final class RecordingDevice: Device {
   func startQueue(_ config: VirtqueueConfig) {
     precondition(running[config.index] == nil, "ring \(config.index) runs already")
     running[config.index] = config
-    events.append(.start(config.index, base: config.nextAvail, enabled: config.isEnabled))
+    events.append(.start(config.index, base: config.base.rawValue, enabled: config.isEnabled))
     config.call?.signal()
   }
 
-  func stopQueue(_ index: Int) -> VirtqueueIndices? {
+  func stopQueue(_ index: Int) -> VringBase? {
     events.append(.stop(index))
     guard let config = running.removeValue(forKey: index), !faulty.contains(index) else {
       return nil
     }
-    let next = config.nextAvail &+ progress
-    return VirtqueueIndices(nextAvail: next, nextUsed: next)
+    return VringBase(split: UInt16(truncatingIfNeeded: config.base.rawValue) &+ progress)
   }
 
   func announce(_ address: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)) {

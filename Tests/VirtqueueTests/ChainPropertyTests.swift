@@ -63,11 +63,12 @@ struct ChainPropertyTests {
           RawDescriptor(
             tableRoom.value, UInt32(16 * entries), flags: DescriptorFlags.indirect))
       }
+      let index = UInt16(truncatingIfNeeded: round)
+      rig.driver.pokeAvailEntry(index, head)
+      rig.driver.pokeAvailIndex(index &+ 1)
       let expected = model.walk(head, writable: writable)
-      rig.writable.removeAll()
-      let defect =
-        writable
-        ? rig.device.append(head, to: rig.writable) : rig.device.collect(head, into: rig.readable)
+      let defect = rig.defect(writable: writable)
+      defer { rig.giveBack(1) }
       switch expected {
       case .malformed(let reason):
         seen["\(reason)", default: 0] += 1

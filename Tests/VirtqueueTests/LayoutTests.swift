@@ -76,12 +76,15 @@ struct LayoutTests {
       all += buffers
     }
     rig.driver.publish()
-    let waiting = rig.device.availableHeads(3)
-    #expect(waiting == 3)
-    for i in 0..<3 {
-      let head = rig.device.head(i)
-      let defect = rig.device.append(try #require(head), to: rig.writable)
-      #expect(defect == nil)
+    var chains: [DescriptorChain] = []
+    var position = rig.device.position
+    for _ in 0..<3 {
+      let outcome = rig.device.append(at: &position, to: rig.writable)
+      guard case .chain(let chain) = outcome else {
+        Issue.record("\(outcome)")
+        return
+      }
+      chains.append(chain)
     }
     #expect(rig.writable.byteCount == 100)
     unsafe packet.withUnsafeBytes {
@@ -89,10 +92,10 @@ struct LayoutTests {
     }
     #expect(rig.ram.gather(all) == packet)
     // Nothing was taken yet; now all are, and become visible together.
-    rig.device.pop(3)
-    for (i, length) in [UInt32(33), 20, 47].enumerated() {
-      rig.device.push(UInt16([0, 2, 3][i]), length: length)
+    for (chain, length) in zip(chains, [33, 20, 47] as [UInt32]) {
+      rig.device.push(chain, length: length)
     }
+    rig.device.take(to: position)
     #expect(try rig.driver.nextUsed() == nil)
     rig.device.publish()
     #expect(try rig.driver.allUsed().map(\.length) == [33, 20, 47])

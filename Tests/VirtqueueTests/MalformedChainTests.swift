@@ -18,9 +18,7 @@ struct MalformedChainTests {
   ) throws {
     rig.driver.pokeChain(descriptors)
     #expect(rig.defect(writable: writable) == defect, sourceLocation: sourceLocation)
-    rig.device.pop(1)
-    rig.device.push(0, length: 0)
-    rig.device.publish()
+    rig.giveBack(1)
     let good = rig.ram.allocate(8)
     rig.ram.write(pattern(8), at: good)
     rig.driver.pokeChain([RawDescriptor(good.value, 8)])

@@ -13,7 +13,7 @@ final class Rig {
   let ram: GuestRAM
   let memory: GuestMemory
   let driver: DriverQueue
-  var device: Virtqueue
+  var device: AnyVirtqueue
   let readable: DeviceReadableBuffers
   let writable: DeviceWritableBuffers
   let capacity: Int
@@ -37,26 +37,29 @@ final class Rig {
     kick = try EventDescriptor()
     call = try EventDescriptor()
     error = try EventDescriptor()
-    device = try Virtqueue(
+    device = try AnyVirtqueue(
       activating: driver.config(memory: memory, kick: kick, call: call, error: error))
     self.capacity = capacity
     readable = DeviceReadableBuffers(capacity: capacity)
     writable = DeviceWritableBuffers(capacity: capacity)
   }
 
-  /// Takes the next head, if there is one, and returns it with length 0.
+  /// Takes the next chain, if there is one, and returns it with length 0.
   func transmit() -> Walked? {
-    guard device.availableHeads(1) > 0, let head = device.head(0) else { return nil }
-    let walked = collect(head)
-    device.pop(1)
-    device.push(head, length: 0)
+    var position = device.position
+    let walked: Walked
+    switch device.collect(at: &position, into: readable) {
+    case .chain(let chain):
+      walked = .bytes(copy(from: 0, length: readable.byteCount))
+      device.push(chain, length: 0)
+    case .malformed(let chain, let defect):
+      walked = .malformed(defect)
+      device.push(chain, length: 0)
+    case .none: return nil
+    }
+    device.take(to: position)
     device.publish()
     return walked
-  }
-
-  func collect(_ head: UInt16) -> Walked {
-    if let defect = device.collect(head, into: readable) { return .malformed(defect) }
-    return .bytes(copy(from: 0, length: readable.byteCount))
   }
 
   func copy(from offset: Int, length: Int) -> [UInt8] {
@@ -68,34 +71,69 @@ final class Rig {
     }
   }
 
-  /// Fills the next head with `parts` and returns it; nil if there is none.
+  /// Fills the next chain with `parts` and returns it; nil if there is none.
   func receive(_ parts: [[UInt8]]) -> ChainDefect?? {
-    guard device.availableHeads(1) > 0, let head = device.head(0) else { return nil }
     writable.removeAll()
-    let defect = device.append(head, to: writable)
+    var position = device.position
     var offset = 0
-    if defect == nil {
+    let defect: ChainDefect?
+    switch device.append(at: &position, to: writable) {
+    case .chain(let chain):
       for part in parts where !part.isEmpty {
         unsafe part.withUnsafeBytes {
           unsafe writable.copy($0.baseAddress!, length: part.count, to: offset)
         }
         offset += part.count
       }
+      device.push(chain, length: UInt32(offset))
+      defect = nil
+    case .malformed(let chain, let reason):
+      device.push(chain, length: 0)
+      defect = reason
+    case .none: return nil
     }
-    device.pop(1)
-    device.push(head, length: UInt32(offset))
+    device.take(to: position)
     device.publish()
     return .some(defect)
   }
 
-  /// The chain at the next avail entry, walked in a direction; the head stays.
-  func defect(writable: Bool = false) -> ChainDefect? {
-    guard device.availableHeads(1) > 0, let head = device.head(0) else {
-      preconditionFailure("nothing offered")
+  /// What is at the next position, walked in a direction; it is not taken.
+  func look(writable wanted: Bool = false) -> ChainOutcome {
+    var position = device.position
+    if !wanted { return device.collect(at: &position, into: readable) }
+    writable.removeAll()
+    return device.append(at: &position, to: writable)
+  }
+
+  /// Why the chain at the next position is malformed; it is not taken.
+  func defect(writable wanted: Bool = false) -> ChainDefect? {
+    switch look(writable: wanted) {
+    case .chain: return nil
+    case .malformed(_, let defect): return defect
+    case .none: preconditionFailure("nothing offered")
     }
-    if !writable { return device.collect(head, into: readable) }
-    self.writable.removeAll()
-    return device.append(head, to: self.writable)
+  }
+
+  /// Passes over the next `count` chains; returns those that are there, not taken.
+  func skip(_ count: Int) -> [DescriptorChain] {
+    var position = device.position
+    return (0..<count).compactMap { _ in
+      if case .chain(let chain) = device.skip(at: &position) { return chain }
+      return nil
+    }
+  }
+
+  /// Takes the next `count` chains and returns them with length 0.
+  func giveBack(_ count: Int) {
+    var position = device.position
+    for _ in 0..<count {
+      switch device.skip(at: &position) {
+      case .chain(let chain), .malformed(let chain, _): device.push(chain, length: 0)
+      case .none: break
+      }
+    }
+    device.take(to: position)
+    device.publish()
   }
 }
 

@@ -10,7 +10,7 @@ struct RingTests {
   @Test("nothing offered is nothing available")
   func idle() throws {
     let rig = try Rig()
-    let waiting = rig.device.availableHeads(64)
+    let waiting = rig.device.availableChains(64)
     #expect(waiting == 0)
     #expect(rig.transmit() == nil)
   }
@@ -29,18 +29,15 @@ struct RingTests {
   func lookAhead() throws {
     let rig = try Rig(size: 8, shuffled: 5)
     let at = rig.ram.allocate(8)
-    let heads = (0..<5).map { _ in rig.driver.add([.init(at, 1)]) }
+    let heads = (0..<5).compactMap { _ in rig.driver.add([.init(at, 1)]) }
     rig.driver.publish()
-    let waiting = rig.device.availableHeads(1)
+    let waiting = rig.device.availableChains(1)
     #expect(waiting == 5)
-    for i in 0..<5 {
-      let head = rig.device.head(i)
-      #expect(head == heads[i])
-    }
-    rig.device.pop(2)
-    let third = rig.device.head(0)
-    #expect(third == heads[2])
-    let left = rig.device.availableHeads(64)
+    #expect(rig.skip(8).map(\.id) == heads)
+    #expect(rig.skip(8).map(\.id) == heads)
+    rig.giveBack(2)
+    #expect(rig.skip(8).map(\.id) == Array(heads[2...]))
+    let left = rig.device.availableChains(64)
     #expect(left == 3)
   }
 
@@ -50,13 +47,13 @@ struct RingTests {
     let at = rig.ram.allocate(8)
     rig.driver.add([.init(at, 1)])
     rig.driver.publish()
-    var waiting = rig.device.availableHeads(1)
+    var waiting = rig.device.availableChains(1)
     #expect(waiting == 1)
     rig.driver.add([.init(at, 1)])
     rig.driver.publish()
-    waiting = rig.device.availableHeads(1)
+    waiting = rig.device.availableChains(1)
     #expect(waiting == 1)
-    waiting = rig.device.availableHeads(2)
+    waiting = rig.device.availableChains(2)
     #expect(waiting == 2)
   }
 
@@ -66,7 +63,7 @@ struct RingTests {
     let at = rig.ram.allocate(8)
     while rig.driver.add([.init(at, 8)]) != nil {}
     rig.driver.publish()
-    let waiting = rig.device.availableHeads(1)
+    let waiting = rig.device.availableChains(1)
     #expect(waiting == 64)
     var count = 0
     while rig.transmit() != nil { count += 1 }
@@ -97,11 +94,11 @@ struct RingTests {
         sent += 1
       }
       rig.driver.publish()
-      let waiting = rig.device.availableHeads(60)
+      let waiting = rig.device.availableChains(60)
       let count = min(waiting, Int.random(in: 1...60, using: &generator))
-      for i in 0..<count {
-        guard let head = rig.device.head(i), rig.device.collect(head, into: rig.readable) == nil
-        else {
+      var position = rig.device.position
+      for _ in 0..<count {
+        guard case .chain(let chain) = rig.device.collect(at: &position, into: rig.readable) else {
           wrong += 1
           continue
         }
@@ -111,9 +108,9 @@ struct RingTests {
         }
         if value != arrived { wrong += 1 }
         arrived += 1
-        rig.device.push(head, length: 0)
+        rig.device.push(chain, length: 0)
       }
-      rig.device.pop(count)
+      rig.device.take(to: position)
       rig.device.publish()
       while let used = try rig.driver.nextUsed() {
         if used.head != expected.first { wrong += 1 }
@@ -125,7 +122,8 @@ struct RingTests {
     #expect(arrived == total)
     #expect(rig.driver.freeDescriptors == 128)
     let end = UInt16(truncatingIfNeeded: 60000 + Int(total))
-    #expect(rig.device.indices == VirtqueueIndices(nextAvail: end, nextUsed: end))
+    #expect(rig.device.base == VringBase(split: end))
+    #expect(rig.driver.publishedUsedIndex == end)
   }
 }
 
@@ -136,7 +134,7 @@ struct FaultTests {
     for (start, index) in [(0, 17), (0, 65535), (10, 9), (65530, 11)] as [(UInt16, UInt16)] {
       let rig = try Rig(size: 16, start: start)
       rig.driver.pokeAvailIndex(index)
-      let waiting = rig.device.availableHeads(1)
+      let waiting = rig.device.availableChains(1)
       #expect(waiting == 0)
       #expect(rig.device.fault == .availIndexTooFar)
     }
@@ -172,7 +170,7 @@ struct FaultTests {
     #expect(rig.transmit() == nil)
     let again = rig.device.enableKicks()
     #expect(!again)
-    #expect(rig.device.indices == VirtqueueIndices(nextAvail: 0, nextUsed: 0))
+    #expect(rig.device.base == VringBase(split: 0))
   }
 
   @Test("heads before a bad one can still be returned, and then nothing is offered")
@@ -181,21 +179,14 @@ struct FaultTests {
     rig.driver.pokeDescriptor(0, RawDescriptor(rig.ram.allocate(1).value, 1))
     for i in 0..<4 as Range<UInt16> { rig.driver.pokeAvailEntry(i, i < 3 ? 0 : 99) }
     rig.driver.pokeAvailIndex(4)
-    let waiting = rig.device.availableHeads(8)
+    let waiting = rig.device.availableChains(8)
     #expect(waiting == 4)
-    for i in 0..<3 {
-      let head = rig.device.head(i)
-      #expect(head == 0)
-    }
-    let bad = rig.device.head(3)
-    #expect(bad == nil)
-    rig.device.pop(3)
-    for _ in 0..<3 { rig.device.push(0, length: 0) }
-    rig.device.publish()
+    #expect(rig.skip(4).map(\.id) == [0, 0, 0])
+    rig.giveBack(4)
     #expect(rig.driver.publishedUsedIndex == 3)
     #expect(rig.device.fault == .headOutOfRange)
     for want in [1, 16, 65535] {
-      let waiting = rig.device.availableHeads(want)
+      let waiting = rig.device.availableChains(want)
       #expect(waiting == 0)
     }
   }

@@ -11,18 +11,21 @@ import Virtqueue
 struct RuntimeCostTests {
   @inline(never)
   private func drain(
-    _ queue: borrowing Virtqueue, _ buffers: borrowing DeviceReadableBuffers,
+    _ queue: borrowing SplitVirtqueue, _ buffers: borrowing DeviceReadableBuffers,
     _ bytes: UnsafeMutableRawPointer
   ) -> Int {
-    let count = queue.availableHeads(64)
-    for i in 0..<count {
-      guard let head = queue.head(i) else { return -1 }
-      if queue.collect(head, into: buffers) == nil {
+    let count = queue.availableChains(64)
+    var position = queue.position
+    for _ in 0..<count {
+      switch queue.collect(at: &position, into: buffers) {
+      case .chain(let chain):
         unsafe buffers.copy(from: 0, length: buffers.byteCount, to: bytes)
+        queue.push(chain, length: 0)
+      case .malformed(let chain, _): queue.push(chain, length: 0)
+      case .none: return -1
       }
-      queue.push(head, length: 0)
     }
-    queue.pop(count)
+    queue.take(to: position)
     queue.publish()
     return queue.needsCall() && !queue.enableKicks() ? count : -1
   }
@@ -32,7 +35,7 @@ struct RuntimeCostTests {
     let ram = try GuestRAM()
     let memory = try ram.memory()
     let driver = DriverQueue(in: ram, size: 256, features: Rig.features)
-    let queue = try Virtqueue(activating: driver.config(memory: memory))
+    let queue = try SplitVirtqueue(activating: driver.config(memory: memory))
     let buffers = DeviceReadableBuffers(capacity: 64)
     let bytes = UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 64)
     defer { unsafe bytes.deallocate() }

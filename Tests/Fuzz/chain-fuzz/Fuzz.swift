@@ -59,15 +59,23 @@ final class Guest {
 
 /// Compares one direction of one chain; returns the bytes in it if it is valid.
 func check(
-  _ head: UInt16, _ queue: borrowing Virtqueue, _ model: ChainModel, writable: Bool,
+  _ head: UInt16, _ queue: borrowing AnyVirtqueue, _ model: ChainModel, writable: Bool,
   _ readableBuffers: borrowing DeviceReadableBuffers,
   _ writableBuffers: borrowing DeviceWritableBuffers
 ) -> Int? {
   let expected = model.walk(head, writable: writable)
   writableBuffers.removeAll()
-  let defect =
+  var position = queue.position
+  let outcome =
     writable
-    ? queue.append(head, to: writableBuffers) : queue.collect(head, into: readableBuffers)
+    ? queue.append(at: &position, to: writableBuffers)
+    : queue.collect(at: &position, into: readableBuffers)
+  let defect: ChainDefect?
+  switch outcome {
+  case .chain: defect = nil
+  case .malformed(_, let reason): defect = reason
+  case .none: fatalError("the chain is gone")
+  }
   switch expected {
   case .malformed(let reason):
     guard defect == reason else {
@@ -110,21 +118,23 @@ func run(_ guest: Guest, _ input: UnsafeRawBufferPointer) {
   // Without this hardly any input would get beyond the check of the index.
   let offered = unsafe UInt16(Int(input[2]) % (driver.size + 2))
   driver.pokeAvailIndex(driver.publishedUsedIndex &+ offered)
-  guard let queue = try? Virtqueue(activating: driver.config(memory: guest.memory)) else {
+  guard let queue = try? AnyVirtqueue(activating: driver.config(memory: guest.memory)) else {
     fatalError("a good configuration was refused")
   }
   let model = ChainModel(driver, capacity: capacity)
   let readable = DeviceReadableBuffers(capacity: capacity)
   let writable = DeviceWritableBuffers(capacity: capacity)
   for turn in 0..<8 {
-    let waiting = queue.availableHeads(4)
-    if waiting > driver.size { fatalError("\(waiting) heads of a ring of \(driver.size)") }
+    let waiting = queue.availableChains(4)
+    if waiting > driver.size { fatalError("\(waiting) chains of a ring of \(driver.size)") }
     if waiting == 0 { break }
-    guard let head = queue.head(0) else {
-      if queue.fault == nil { fatalError("no head and no fault") }
-      if queue.availableHeads(1) != 0 { fatalError("heads in spite of the fault") }
+    var position = queue.position
+    guard case .chain(let chain) = queue.skip(at: &position) else {
+      if queue.fault == nil { fatalError("no chain and no fault") }
+      if queue.availableChains(1) != 0 { fatalError("chains in spite of the fault") }
       break
     }
+    let head = chain.id
     if Int(head) >= driver.size { fatalError("head \(head) of a ring of \(driver.size)") }
     _ = check(head, queue, model, writable: false, readable, writable)
     let room = check(head, queue, model, writable: true, readable, writable)
@@ -133,8 +143,8 @@ func run(_ guest: Guest, _ input: UnsafeRawBufferPointer) {
       let length = min(room, scratchBytes)
       unsafe writable.copy(scratch, length: length, to: turn % 2 == 0 ? 0 : room - length)
     }
-    queue.pop(1)
-    queue.push(head, length: UInt32(truncatingIfNeeded: room ?? 0))
+    queue.take(to: position)
+    queue.push(chain, length: UInt32(truncatingIfNeeded: room ?? 0))
     queue.publish()
     _ = queue.needsCall()
     _ = queue.enableKicks()

@@ -53,9 +53,9 @@ private final class CheckingDevice: Device {
     _ = unsafe config.memory.ring(at: config.descriptorTable, length: config.size * 16)
     config.call?.signal()
   }
-  func stopQueue(_ index: Int) -> VirtqueueIndices? {
+  func stopQueue(_ index: Int) -> VringBase? {
     precondition(running.remove(index) != nil, "stopped and does not run")
-    return index == 0 ? nil : VirtqueueIndices(nextAvail: 65535, nextUsed: 65535)
+    return index == 0 ? nil : VringBase(split: 65535)
   }
   func announce(_ address: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)) {}
 }

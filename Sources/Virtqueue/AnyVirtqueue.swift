@@ -1,0 +1,106 @@
+// A running virtqueue of the format that was negotiated.
+//
+// The data path opens it once for a batch, and calls a function that is specialised for the format
+// in it.  The verbs here are for everything that is rarer.
+
+public enum AnyVirtqueue: ~Copyable {
+  case split(SplitVirtqueue)
+}
+
+extension AnyVirtqueue: Virtqueue {
+  public init(activating config: VirtqueueConfig) throws(QueueFault) {
+    self = .split(try SplitVirtqueue(activating: config))
+  }
+
+  public var index: Int {
+    switch self {
+    case .split(let queue): queue.index
+    }
+  }
+  public var size: Int {
+    switch self {
+    case .split(let queue): queue.size
+    }
+  }
+  public var base: VringBase {
+    switch self {
+    case .split(let queue): queue.base
+    }
+  }
+  public var fault: QueueFault? {
+    switch self {
+    case .split(let queue): queue.fault
+    }
+  }
+  public var position: QueuePosition {
+    switch self {
+    case .split(let queue): queue.position
+    }
+  }
+
+  public func availableChains(_ want: Int) -> Int {
+    switch self {
+    case .split(let queue): queue.availableChains(want)
+    }
+  }
+  public func collect(
+    at position: inout QueuePosition, into buffers: borrowing DeviceReadableBuffers
+  ) -> ChainOutcome {
+    switch self {
+    case .split(let queue): queue.collect(at: &position, into: buffers)
+    }
+  }
+  public func append(
+    at position: inout QueuePosition, to buffers: borrowing DeviceWritableBuffers
+  ) -> ChainOutcome {
+    switch self {
+    case .split(let queue): queue.append(at: &position, to: buffers)
+    }
+  }
+  public func skip(at position: inout QueuePosition) -> ChainOutcome {
+    switch self {
+    case .split(let queue): queue.skip(at: &position)
+    }
+  }
+  public func take(to position: QueuePosition) {
+    switch self {
+    case .split(let queue): queue.take(to: position)
+    }
+  }
+  public func push(_ chain: DescriptorChain, length: UInt32) {
+    switch self {
+    case .split(let queue): queue.push(chain, length: length)
+    }
+  }
+  public func publish() {
+    switch self {
+    case .split(let queue): queue.publish()
+    }
+  }
+
+  public func needsCall() -> Bool {
+    switch self {
+    case .split(let queue): queue.needsCall()
+    }
+  }
+  public func signalCall() {
+    switch self {
+    case .split(let queue): queue.signalCall()
+    }
+  }
+  public func signalError() {
+    switch self {
+    case .split(let queue): queue.signalError()
+    }
+  }
+  public func disableKicks() {
+    switch self {
+    case .split(let queue): queue.disableKicks()
+    }
+  }
+  public func enableKicks(beyond position: QueuePosition) -> Bool {
+    switch self {
+    case .split(let queue): queue.enableKicks(beyond: position)
+    }
+  }
+}

@@ -1,0 +1,158 @@
+// A running split virtqueue (virtio 1.3, 2.7).
+//
+// A position is an index into the available ring.  The driver's index is read again only when a
+// position has caught up with what is known of it.
+import GuestMemory
+public import Linux
+public import SharedRing
+
+@safe
+public struct SplitVirtqueue: Virtqueue, ~Copyable {
+  public let index: Int
+  @usableFromInline let ring: HotState<SplitRing>
+  @usableFromInline let call: EventDescriptor?
+  private let error: EventDescriptor?
+  /// Keeps the mappings that `ring` points into.
+  private let memory: GuestMemory
+
+  /// Continues at used->idx, which tells what was completed even when the process that ran the
+  /// ring before was killed.
+  public init(activating config: VirtqueueConfig) throws(QueueFault) {
+    let size = config.size
+    guard size >= 1, size <= 32768, size & (size - 1) == 0 else { throw .badSize }
+    guard config.descriptorTable.value % 16 == 0, config.availRing.value % 2 == 0,
+      config.usedRing.value % 4 == 0
+    else { throw .misalignedRing }
+    guard
+      let descriptors = unsafe config.memory.ring(
+        at: config.descriptorTable, length: SplitRing.descriptorBytes(size: size)),
+      let avail = unsafe config.memory.ring(
+        at: config.availRing, length: SplitRing.availBytes(size: size)),
+      let used = unsafe config.memory.ring(
+        at: config.usedRing, length: SplitRing.usedBytes(size: size))
+    else { throw .ringNotInMemory }
+    // The regions themselves may be mapped at any offset of the file.
+    guard Int(bitPattern: descriptors) % 8 == 0, Int(bitPattern: avail) % 2 == 0,
+      Int(bitPattern: used) % 4 == 0
+    else { throw .misalignedRing }
+    let start = unsafe RingIndex(used.acquire16(2))
+    index = config.index
+    call = config.call
+    error = config.error
+    memory = config.memory
+    unsafe ring = HotState(
+      SplitRing(
+        descriptors: descriptors, avail: avail, used: used, memory: config.memory.view,
+        size: size, mask: UInt16(size - 1),
+        eventIdx: config.features.contains(.ringEventIdx),
+        indirect: config.features.contains(.ringIndirectDesc),
+        nextAvail: start, availIndex: start, nextUsed: start, calledUsed: start, fault: nil))
+  }
+
+  @inlinable
+  public var size: Int { @inline(__always) get { unsafe ring.value.size } }
+  public var base: VringBase { unsafe VringBase(split: ring.value.nextAvail.value) }
+  public var fault: QueueFault? { unsafe ring.value.fault }
+  @inlinable @inline(never)
+  public func signalCall() { call?.signal() }
+  public func signalError() { error?.signal() }
+
+  @inlinable
+  public var position: QueuePosition {
+    @inline(__always) get { unsafe QueuePosition(ring.value.nextAvail.value) }
+  }
+
+  /// Exact.
+  @inlinable @inline(__always)
+  public func availableChains(_ want: Int) -> Int {
+    let next = unsafe ring.value.nextAvail
+    let known = unsafe ring.value.availIndex.distance(from: next)
+    if known >= want { return known }
+    return reloadAvailable(from: next) ? unsafe ring.value.availIndex.distance(from: next) : 0
+  }
+
+  /// Reads the driver's index again.  True if something is offered at `position` or behind it,
+  /// which is not before the next head to take; false also when the queue has a fault.
+  @inlinable @inline(__always)
+  func reloadAvailable(from position: RingIndex) -> Bool {
+    if unsafe ring.value.fault != nil { return false }
+    let next = unsafe ring.value.nextAvail
+    let index = unsafe ring.value.availIdx
+    let ahead = index.distance(from: next)
+    // Back behind what was looked at is as impossible as further than the ring is long.
+    if unsafe ahead > ring.value.size || ahead < position.distance(from: next) {
+      stop(for: .availIndexTooFar, at: position)
+      return false
+    }
+    unsafe ring.value.availIndex = index
+    return index != position
+  }
+
+  @inlinable @inline(__always)
+  public func collect(
+    at position: inout QueuePosition, into buffers: borrowing DeviceReadableBuffers
+  ) -> ChainOutcome {
+    guard let head = head(at: position) else { return .none }
+    position.value &+= 1
+    buffers.list.removeAll()
+    let chain = DescriptorChain(id: head, slots: 1)
+    if let defect = walk(head, writable: false, into: buffers.list) {
+      return .malformed(chain, defect)
+    }
+    return .chain(chain)
+  }
+
+  @inlinable @inline(__always)
+  public func append(
+    at position: inout QueuePosition, to buffers: borrowing DeviceWritableBuffers
+  ) -> ChainOutcome {
+    guard let head = head(at: position) else { return .none }
+    position.value &+= 1
+    let chain = DescriptorChain(id: head, slots: 1)
+    if let defect = walk(head, writable: true, into: buffers.list) {
+      return .malformed(chain, defect)
+    }
+    return .chain(chain)
+  }
+
+  @inlinable @inline(__always)
+  public func skip(at position: inout QueuePosition) -> ChainOutcome {
+    guard let head = head(at: position) else { return .none }
+    position.value &+= 1
+    return .chain(DescriptorChain(id: head, slots: 1))
+  }
+
+  /// The head that is offered at `position`; one that names a descriptor that does not exist stops
+  /// the queue.
+  @inlinable @inline(__always)
+  func head(at position: QueuePosition) -> UInt16? {
+    let index = RingIndex(position.value)
+    if unsafe index == ring.value.availIndex, !reloadAvailable(from: index) { return nil }
+    let head = unsafe ring.value.availRing(index)
+    if unsafe Int(head) < ring.value.size { return head }
+    stop(for: .headOutOfRange, at: index)
+    return nil
+  }
+
+  @inlinable @inline(__always)
+  public func take(to position: QueuePosition) {
+    unsafe ring.value.nextAvail = RingIndex(position.value)
+  }
+
+  @inlinable @inline(__always)
+  public func push(_ chain: DescriptorChain, length: UInt32) {
+    unsafe ring.value.writeUsed(ring.value.nextUsed, head: chain.id, length: length)
+    unsafe ring.value.nextUsed.advance(by: 1)
+  }
+
+  @inlinable @inline(__always)
+  public func publish() { unsafe ring.value.publishUsedIdx(ring.value.nextUsed) }
+
+  /// The chains before `position` are good and can still be taken.  Nothing is available there or
+  /// behind it.
+  @usableFromInline
+  func stop(for fault: QueueFault, at position: RingIndex) {
+    unsafe ring.value.fault = fault
+    unsafe ring.value.availIndex = position
+  }
+}
