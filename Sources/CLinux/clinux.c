@@ -3,8 +3,10 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 ssize_t clinux_recv_fds(int socket, void *buffer, size_t length, int *fds, int *count, int flags) {
@@ -101,4 +103,11 @@ int clinux_peer_pid(int socket) {
 int clinux_ioctl(int fd, unsigned long request, void *argument) {
   int result = ioctl(fd, request, argument);
   return result < 0 ? -errno : result;
+}
+
+int clinux_kernel_release(void) {
+  struct utsname names;
+  int major = 0, minor = 0;
+  if (uname(&names) == 0) sscanf(names.release, "%d.%d", &major, &minor);
+  return major << 16 | minor;
 }

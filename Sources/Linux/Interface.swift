@@ -68,6 +68,8 @@ public struct Interface: Equatable, Sendable {
   public var hardwareAddress: [UInt8]
   /// Of ethtool -i: "veth", "ice"; empty if there is none.
   public var driver: String
+  /// Of ethtool -i, too: a PCI address for hardware; empty if there is none.
+  public var bus: String
   public var receiveQueues: ReceiveQueues
   /// Received frames lose their VLAN tag before an XDP program sees them.
   public var stripsVLAN: Bool
@@ -81,7 +83,7 @@ public struct Interface: Equatable, Sendable {
   public init(
     name: String, index: Int, isEthernet: Bool = true, isUp: Bool = true,
     hasCarrier: Bool = true, mtu: Int = 1500, hardwareAddress: [UInt8] = [2, 0, 0, 0, 0, 1],
-    driver: String = "",
+    driver: String = "", bus: String = "",
     receiveQueues: ReceiveQueues = ReceiveQueues(count: 1), stripsVLAN: Bool = false,
     numaNode: Int? = nil, hostUses: [HostUse] = [], peer: Peer? = nil
   ) {
@@ -93,6 +95,7 @@ public struct Interface: Equatable, Sendable {
     self.mtu = mtu
     self.hardwareAddress = hardwareAddress
     self.driver = driver
+    self.bus = bus
     self.receiveQueues = receiveQueues
     self.stripsVLAN = stripsVLAN
     self.numaNode = numaNode

@@ -7,13 +7,13 @@ import Glibc
 extension Interface {
   /// The names of all interfaces in this network namespace, in the kernel's order.
   public static func names() throws(Errno) -> [String] {
-    let socket = try RouteSocket()
+    let socket = try NetlinkSocket()
     return try Link.all(through: socket).map(\.name)
   }
 
   /// Reads interface `name`; nil if there is none.
   public static func read(_ name: String) throws(Errno) -> Interface? {
-    let netlink = try RouteSocket()
+    let netlink = try NetlinkSocket()
     let links = try Link.all(through: netlink)
     guard let link = links.first(where: { $0.name == name }) else { return nil }
     let ethtool = try EthtoolSocket()
@@ -21,7 +21,7 @@ extension Interface {
     return Interface(
       name: name, index: link.index, isEthernet: link.type == Link.ethernet, isUp: link.isUp,
       hasCarrier: link.hasCarrier, mtu: link.mtu, hardwareAddress: link.address, driver: driver,
-      receiveQueues: ethtool.receiveQueues(of: name, allocated: link.receiveQueues),
+      bus: bus, receiveQueues: ethtool.receiveQueues(of: name, allocated: link.receiveQueues),
       stripsVLAN: ethtool.stripsVLAN(name), numaNode: numaNode(bus: bus),
       hostUses: try hostUses(of: link, among: links, netlink),
       peer: try peer(of: link, among: links, netlink, ethtool))
@@ -29,7 +29,7 @@ extension Interface {
 
   /// The interface and, transitively, every device on top of it, each with what the host has on it.
   private static func hostUses(
-    of link: Link, among links: [Link], _ netlink: borrowing RouteSocket
+    of link: Link, among links: [Link], _ netlink: borrowing NetlinkSocket
   ) throws(Errno) -> [HostUse] {
     var stack = [link]
     var at = 0
@@ -52,7 +52,7 @@ extension Interface {
 
   /// Addresses by interface index.
   private static func readAddresses(
-    _ netlink: borrowing RouteSocket
+    _ netlink: borrowing NetlinkSocket
   ) throws(Errno) -> [Int: [String]] {
     var found: [Int: [String]] = [:]
     for message in try netlink.dump(Int(RTM_GETADDR)) {
@@ -81,8 +81,9 @@ extension Interface {
   }
 
   /// Indices of the interfaces that a default route leaves by.
-  private static func readDefaultRoutes(_ netlink: borrowing RouteSocket) throws(Errno) -> Set<Int>
-  {
+  private static func readDefaultRoutes(
+    _ netlink: borrowing NetlinkSocket
+  ) throws(Errno) -> Set<Int> {
     // rtmsg: family, destination length, source length, TOS, table, protocol, scope, type, flags.
     let routes = try netlink.dump(Int(RTM_GETROUTE)) { body in
       let start = body.startIndex
@@ -106,7 +107,7 @@ extension Interface {
   }
 
   private static func peer(
-    of link: Link, among links: [Link], _ netlink: borrowing RouteSocket,
+    of link: Link, among links: [Link], _ netlink: borrowing NetlinkSocket,
     _ ethtool: borrowing EthtoolSocket
   ) throws(Errno) -> Peer? {
     guard link.kind == "veth" else { return nil }
@@ -162,7 +163,7 @@ struct Link {
   var receiveQueues: Int
 
   static func all(
-    through netlink: borrowing RouteSocket, namespace: Int? = nil
+    through netlink: borrowing NetlinkSocket, namespace: Int? = nil
   ) throws(Errno) -> [Link] {
     try netlink.dump(Int(RTM_GETLINK), namespace: namespace).map(Link.init)
   }

@@ -57,7 +57,7 @@ public struct LinkEvents: ~Copyable, Sendable {
           }
         }
       case .failed(Errno(ENOBUFS)):
-        let links = try? Link.all(through: RouteSocket())
+        let links = try? Link.all(through: NetlinkSocket())
         guard let links else { continue }
         guard let link = links.first(where: { $0.index == index }) else { return [.removed] }
         events.append(.state(isUp: link.isUp, hasCarrier: link.hasCarrier))

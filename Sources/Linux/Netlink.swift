@@ -1,8 +1,9 @@
-// The kernel's lists of links, addresses and routes, read by route netlink.
+// Questions to the kernel by netlink: its lists of links, addresses and routes (rtnetlink(7)), and
+// what generic netlink has beside (DriverFeatures.swift).
 //
 // Not from /sys/class/net or /proc/net: those show the namespace in which they were mounted or in
 // which the process began, and a daemon started by `nsenter` or a service manager may live in
-// another.  A netlink socket always speaks for the thread that opened it.  rtnetlink(7).
+// another.  A netlink socket always speaks for the thread that opened it.
 import CLinux
 import Glibc
 
@@ -11,15 +12,22 @@ struct NetlinkMessage {
   var body: [UInt8]
 }
 
-/// Asks the kernel for whole tables.
-struct RouteSocket: ~Copyable {
+/// Asks the kernel, and waits for the whole answer.
+struct NetlinkSocket: ~Copyable {
   private let descriptor: OwnedDescriptor
 
-  init() throws(Errno) {
+  /// - Parameter family: the kernel's part that is asked.
+  init(_ family: CInt = NETLINK_ROUTE) throws(Errno) {
     descriptor = OwnedDescriptor(
       adopting: try checkedCall {
-        socket(AF_NETLINK, CInt(SOCK_RAW.rawValue) | CInt(SOCK_CLOEXEC.rawValue), NETLINK_ROUTE)
+        socket(AF_NETLINK, CInt(SOCK_RAW.rawValue) | CInt(SOCK_CLOEXEC.rawValue), family)
       })
+  }
+
+  /// The messages that answer one request.
+  func ask(_ request: Int, _ body: [UInt8]) throws(Errno) -> [NetlinkMessage] {
+    try send(request, flags: 0, body)
+    return try receive { _ in true }
   }
 
   /// The messages of the table that `request` (RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE) asks for.
@@ -41,8 +49,7 @@ struct RouteSocket: ~Copyable {
     // rtgenmsg: family, and padding.
     var body = [UInt8](repeating: 0, count: 4)
     body.appendAttribute(Int(NETNSA_FD), Int(descriptor))
-    try send(Int(RTM_GETNSID), flags: 0, body)
-    let answer = try receive { _ in true }.first?.attributes(after: 4)[Int(NETNSA_NSID)]
+    let answer = try ask(Int(RTM_GETNSID), body).first?.attributes(after: 4)[Int(NETNSA_NSID)]
     guard let number = answer?.load(0), number != 0xffff_ffff else { return nil }
     return number
   }
@@ -144,10 +151,18 @@ extension [UInt8] {
 
   /// Appends a netlink attribute with a 32-bit value.
   mutating func appendAttribute(_ type: Int, _ value: Int) {
-    self += [UInt8](repeating: 0, count: 8)
-    store(8, at: count - 8, bytes: 2)
-    store(type, at: count - 6, bytes: 2)
-    store(value, at: count - 4, bytes: 4)
+    var bytes = [UInt8](repeating: 0, count: 4)
+    bytes.store(value, at: 0, bytes: 4)
+    appendAttribute(type, bytes)
+  }
+
+  /// Appends a netlink attribute, and padding for the next.
+  mutating func appendAttribute(_ type: Int, _ value: [UInt8]) {
+    let start = count
+    self += [UInt8](repeating: 0, count: 4)
+    store(4 + value.count, at: start, bytes: 2)
+    store(type, at: start + 2, bytes: 2)
+    self += value + [UInt8](repeating: 0, count: -value.count & 3)
   }
 
   /// The text before the first NUL.

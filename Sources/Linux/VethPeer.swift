@@ -39,7 +39,7 @@ extension Interface.Peer {
 enum NetworkNamespaces {
   /// A descriptor of the namespace that has `number` in ours.
   static func open(_ number: Int) -> OwnedDescriptor? {
-    guard let netlink = try? RouteSocket() else { return nil }
+    guard let netlink = try? NetlinkSocket() else { return nil }
     var seen: Set<UInt64> = []
     let names = directory("/run/netns").map { "/run/netns/\($0)" }
     let processes = directory("/proc").filter { $0.allSatisfy(\.isNumber) }

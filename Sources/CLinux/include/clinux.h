@@ -48,3 +48,5 @@ int clinux_allowed_cpus(int *cpus, int most);
 /* Peer process of a connected Unix socket, or -errno. */
 int clinux_peer_pid(int socket);
 int clinux_ioctl(int fd, unsigned long request, void *argument);
+/* The first two numbers of the running kernel's release: major << 16 | minor. */
+int clinux_kernel_release(void);
