@@ -35,10 +35,13 @@ public enum TransmitPath: String, Sendable {
 
   /// - Parameter driver: as `driverName(of:)` gives it.
   init(zeroCopy: Bool, driver: String?) {
-    // The kernel does not show the flag to user space; virtio_net is the only driver in the tree
-    // that sets it.
-    self = zeroCopy ? .zeroCopy : driver == "virtio_net" ? .pages : .linear
+    self =
+      zeroCopy ? .zeroCopy : driver == TransmitPath.driverWithoutLinearPart ? .pages : .linear
   }
+
+  /// The driver that sets IFF_TX_SKB_NO_LINEAR.  The kernel does not show the flag to user space;
+  /// this is the only driver in the tree that sets it.
+  static let driverWithoutLinearPart = "virtio_net"
 }
 
 /// The largest MTU of a veth's peer with which veth takes a native program without fragments: a
