@@ -4,6 +4,7 @@
 // It asks and changes nothing: no program is attached, no queue is taken, and no privilege is
 // needed for most of it.  (`--print-capabilities` is another thing: QEMU's convention for back-end
 // programs, whose answer has a fixed form.)
+import AFXDP
 import ArgumentParser
 import GuestMemory
 import Linux
@@ -47,7 +48,35 @@ struct CapabilitiesCommand: ParsableCommand {
   /// What is printed.
   func report() throws(StartFailure) -> String {
     if markdown { return FeatureTable.markdown }
-    return JSONValue.object(CapabilitiesCommand.program).rendered() + "\n"
+    var members = CapabilitiesCommand.program
+    if case .interface(let name)? = port {
+      let interface = try Interface.named(name)
+      members.append(
+        ("interface", CapabilitiesCommand.report(on: interface, InterfaceProbes(interface))))
+    }
+    return JSONValue.object(members).rendered() + "\n"
+  }
+
+  static func report(on interface: Interface, _ probes: InterfaceProbes) -> JSONValue {
+    .object(
+      [("name", .text(interface.name)), ("index", .number(interface.index))]
+        + (probes.identity + probes.abilities).map(member)
+        + [("transmit-metadata", .object(probes.transmitMetadata.map(member)))])
+  }
+
+  private static func member(_ finding: Finding) -> (String, JSONValue) {
+    let details = finding.details.map { detail in
+      switch detail.value {
+      case .number(let number): (detail.name, JSONValue.number(number))
+      case .text(let text): (detail.name, JSONValue.text(text))
+      }
+    }
+    return (
+      finding.name,
+      .object(
+        [("state", .text(finding.state.rawValue))] + details
+          + [("reason", .text(finding.reason)), ("probe", .text(finding.probe))])
+    )
   }
 
   /// What does not depend on an interface.

@@ -71,7 +71,7 @@ struct HostSide: ~Copyable {
   private init(
     interface name: String, _ options: Options, _ logger: Logger
   ) throws(StartFailure) {
-    let interface = try HostSide.read(name)
+    let interface = try Interface.named(name)
     let preflight = try Preflight(interface, InterfaceRequest(options))
     let owner: InterfaceOwner? = try InterfaceOwner(name, index: interface.index)
     for warning in preflight.warnings { logger.warning("\(warning)") }
@@ -101,17 +101,6 @@ struct HostSide: ~Copyable {
     self.membership = membership
   }
 
-  private static func read(_ name: String) throws(StartFailure) -> Interface {
-    try starting {
-      if let interface = try Interface.read(name) { return interface }
-      let others = try Interface.names().joined(separator: ", ")
-      throw StartFailure(
-        "there is no interface \(name); choose one of \(others), or create it first")
-    } orSay: {
-      "cannot read interface \(name): \($0)"
-    }
-  }
-
   private static func bringUp(_ name: String) throws(StartFailure) {
     try starting {
       try Interface.bringUp(name)
@@ -137,5 +126,19 @@ extension InterfaceRequest {
     self.init(
       queuePairs: options.queuePairs, addresses: options.addresses, dedicated: options.dedicated,
       force: options.force, xdpMode: options.xdpMode ?? .auto)
+  }
+}
+
+extension Interface {
+  /// The interface of this name; without one the error names those that there are.
+  static func named(_ name: String) throws(StartFailure) -> Interface {
+    try starting {
+      if let interface = try Interface.read(name) { return interface }
+      let others = try Interface.names().joined(separator: ", ")
+      throw StartFailure(
+        "there is no interface \(name); choose one of \(others), or create it first")
+    } orSay: {
+      "cannot read interface \(name): \($0)"
+    }
   }
 }

@@ -6,7 +6,7 @@ import Testing
 @Suite("Daemon process", .serialized)
 struct DaemonProcessTests {
   /// Beside the test bundle.
-  private static let program: String = {
+  static let program: String = {
     var path = [CChar](repeating: 0, count: 4096)
     let count = unsafe readlink("/proc/self/exe", &path, path.count - 1)
     let bundle =
