@@ -8,7 +8,12 @@ extension BackEnd {
 
   private var offered: VirtioFeatures { device.offeredFeatures.union(.protocolFeatures) }
 
-  var queuePairCount: Int { device.queuePairCount }
+  /// GET_QUEUE_NUM.  QEMU and DPDK take the number for queue pairs of a net device.  Front-ends
+  /// that forward a control queue, or are made like those (crosvm, cloud-hypervisor), count
+  /// virtqueues; to the others the larger number only means a later refusal.
+  var queueNumber: Int {
+    device.ringCount > 2 * device.queuePairCount ? device.ringCount : device.queuePairCount
+  }
 
   func getFeatures() -> Reply { .number(offered.rawValue) }
 
@@ -20,6 +25,7 @@ extension BackEnd {
       warn(
         "SET_FEATURES: not offered, ignored: \(unknown.namesOfBits.joined(separator: " "))")
     }
+    if rings.allSatisfy({ $0.kick == nil }) { device.driverMayBegin() }
     negotiate(wanted.intersection(offered))
     // Without PROTOCOL_FEATURES there is no SET_VRING_ENABLE.
     if !features.contains(.protocolFeatures) {
@@ -37,13 +43,13 @@ extension BackEnd {
 
   func setProtocolFeatures(_ value: UInt64) -> Reply {
     let wanted = ProtocolFeatures(rawValue: value)
-    let unknown = wanted.subtracting(.offered)
+    let unknown = wanted.subtracting(device.offeredProtocolFeatures)
     if !unknown.isEmpty {
       warn(
         "SET_PROTOCOL_FEATURES: not offered, ignored: "
           + unknown.namesOfBits.joined(separator: " "))
     }
-    protocolFeatures = wanted.intersection(.offered)
+    protocolFeatures = wanted.intersection(device.offeredProtocolFeatures)
     return .acknowledge
   }
 
@@ -62,6 +68,7 @@ extension BackEnd {
       rings[i].reset()
     }
     negotiate([])
+    device.reset()
     status = 0
     return .acknowledge
   }

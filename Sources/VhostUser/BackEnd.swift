@@ -63,7 +63,7 @@ public final class BackEnd {
     self.log = log
     self.connected = connected
     connection = Connection(socket)
-    rings = (0..<device.queuePairCount * 2).map(Vring.init(index:))
+    rings = (0..<device.ringCount).map(Vring.init(index:))
   }
 
   deinit { end() }
@@ -113,6 +113,7 @@ public final class BackEnd {
     for i in rings.indices { rings[i] = Vring(index: i) }
     memory = GuestMemory.empty
     negotiate([])
+    device.reset()
     channel = nil
     connection = nil
   }
@@ -196,7 +197,7 @@ public final class BackEnd {
       switch row.requires {
       case .nothing: nil
       case .offered(let needed):
-        ProtocolFeatures.offered.contains(needed) ? nil : needed.namesOfBits.joined()
+        device.offeredProtocolFeatures.contains(needed) ? nil : needed.namesOfBits.joined()
       case .negotiated(let needed):
         protocolFeatures.contains(needed) ? nil : needed.namesOfBits.joined()
       case .accessPlatform:

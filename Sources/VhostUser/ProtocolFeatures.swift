@@ -30,8 +30,9 @@ public struct ProtocolFeatures: OptionSet, Hashable, Sendable {
   public static let gpaAddresses = ProtocolFeatures(bit: 21)
   public static let shmem = ProtocolFeatures(bit: 22)
 
-  /// What this back-end implements, and nothing else: bits that it does not offer are masked when
-  /// a front-end sets them.
+  /// What this back-end offers with any device and configuration; a device adds what it implements
+  /// (`Device.offeredProtocolFeatures`).  Nothing else: other bits are masked when a front-end sets
+  /// them.
   public static let offered: ProtocolFeatures = [
     .mq, .rarp, .replyAck, .mtu, .backendReq, .resetDevice, .configureMemSlots, .status,
   ]

@@ -150,11 +150,11 @@ enum RequestTable {
       .vringEvent { $0.setError($1, $2) }),
     RequestRow(
       15, "GET_PROTOCOL_FEATURES", refusal: .endsConnection,
-      .empty { _ in .number(ProtocolFeatures.offered.rawValue) }),
+      .empty { .number($0.device.offeredProtocolFeatures.rawValue) }),
     RequestRow(16, "SET_PROTOCOL_FEATURES", .number { $0.setProtocolFeatures($1) }),
     RequestRow(
       17, "GET_QUEUE_NUM", requires: .offered(.mq), refusal: .endsConnection,
-      .empty { .number(UInt64($0.queuePairCount)) }),
+      .empty { .number(UInt64($0.queueNumber)) }),
     RequestRow(
       18, "SET_VRING_ENABLE", quiesces: .itsRing,
       .vringState { back, ring, enabled throws(VhostUserError) in
@@ -171,8 +171,11 @@ enum RequestTable {
       22, "IOTLB_MSG", requires: .accessPlatform, refusal: .reply(.number(1)), .none),
     RequestRow(23, "SET_VRING_ENDIAN", requires: .negotiated(.crossEndian), .none),
     RequestRow(
-      24, "GET_CONFIG", requires: .negotiated(.config), refusal: .reply(.empty), .none),
-    RequestRow(25, "SET_CONFIG", requires: .negotiated(.config), .none),
+      24, "GET_CONFIG", requires: .negotiated(.config), refusal: .reply(.empty),
+      .config { back, access throws(VhostUserError) in try back.getConfig(access) }),
+    RequestRow(
+      25, "SET_CONFIG", requires: .negotiated(.config),
+      .config { back, access throws(VhostUserError) in try back.setConfig(access) }),
     RequestRow(
       28, "POSTCOPY_ADVISE", requires: .negotiated(.pagefault), refusal: .reply(.empty), .none),
     RequestRow(29, "POSTCOPY_LISTEN", requires: .negotiated(.pagefault), .none),

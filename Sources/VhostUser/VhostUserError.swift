@@ -25,6 +25,7 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
   case wrongValue(request: String, value: UInt64, allowed: String)
   case memory(request: String, GuestMemoryError)
   case mtuTooLarge(mtu: UInt64, largest: Int)
+  case configuration(request: String, offset: UInt32, size: Int)
 
   /// Whether the connection is over.
   public var endsConnection: Bool {
@@ -70,6 +71,9 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
     case .mtuTooLarge(let mtu, let largest):
       "NET_SET_MTU: the host port carries an MTU of \(largest), not \(mtu); start the guest with "
         + "host_mtu=\(largest) or less, or raise the MTU of the interface"
+    case .configuration(let request, let offset, let size):
+      "\(request): \(size) bytes at \(offset) are not in configuration space, or not to be written "
+        + "by a driver"
     }
   }
 }

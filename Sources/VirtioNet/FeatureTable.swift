@@ -2,7 +2,7 @@
 // `vhost-user-xdp capabilities`.
 //
 // The table describes and does not decide.  Which bits are offered is decided by the code that
-// implements them, `NetDevice.offeredFeatures` and `ProtocolFeatures.offered`, and a test compares
+// implements them, `NetDevice.offeredFeatures` and `offeredProtocolFeatures`, and a test compares
 // both with the table in every configuration (Tests/VirtioNetTests/FeatureTableTests.swift).
 //
 // A feature that begins to work:

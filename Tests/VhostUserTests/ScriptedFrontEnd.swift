@@ -31,6 +31,10 @@ final class RecordingDevice: Device {
   ]
   var queuePairCount = 2
   var maximumMTU = 1500
+  /// Nil: no configuration space, and no control queue.
+  var configuration: [UInt8]?
+  private(set) var resets = 0
+  private(set) var beginnings = 0
   /// How far a ring has got when it is stopped, from where it was started.
   var progress: UInt16 = 0
   /// Rings that turn out impossible: stopping them gives nothing.
@@ -59,6 +63,27 @@ final class RecordingDevice: Device {
       return nil
     }
     return VringBase(split: UInt16(truncatingIfNeeded: config.base.rawValue) &+ progress)
+  }
+
+  var ringCount: Int { 2 * queuePairCount + (configuration == nil ? 0 : 1) }
+  var offeredProtocolFeatures: ProtocolFeatures {
+    configuration == nil ? .offered : ProtocolFeatures.offered.union(.config)
+  }
+
+  func reset() { resets += 1 }
+  func driverMayBegin() { beginnings += 1 }
+
+  func readConfiguration(at offset: Int, count: Int) -> [UInt8]? {
+    guard let configuration, offset + count <= configuration.count else { return nil }
+    return Array(configuration[offset..<offset + count])
+  }
+
+  /// Its first six bytes are the driver's to write.
+  func writeConfiguration(at offset: Int, _ bytes: [UInt8], restoring: Bool) -> Bool {
+    let end = offset + bytes.count
+    guard let count = configuration?.count, end <= (restoring ? count : 6) else { return false }
+    configuration?.replaceSubrange(offset..<end, with: bytes)
+    return true
   }
 
   func announce(_ address: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)) {
