@@ -21,8 +21,10 @@ MAC=${MAC:-52:54:00:12:34:56}
 QUEUES=${QUEUES:-1}
 CPUS=${CPUS:-$QUEUES}
 
-# The daemon maps the guest's memory: it has to be shared (share=on). Huge pages are not needed.
+# The daemon maps the guest's memory: it has to be shared (share=on). Huge pages are not needed; with
+# MEMORY_OPTIONS=,hugetlb=on,hugetlbsize=2M the guest gets some that were reserved (vm.nr_hugepages).
 MEMORY=${MEMORY:-1G}
+MEMORY_OPTIONS=${MEMORY_OPTIONS:-}
 
 # kvm, or tcg,thread=multi (emulation) where the machine has none.
 if [[ -z ${ACCEL:-} ]]; then
@@ -50,7 +52,7 @@ RECONNECT=${RECONNECT:-reconnect-ms=200}
 
 exec "$QEMU" \
   -machine q35,memory-backend=memory -accel "$ACCEL" -cpu "$CPU_MODEL" -smp "$CPUS" -m "$MEMORY" \
-  -object "memory-backend-memfd,id=memory,size=$MEMORY,share=on" \
+  -object "memory-backend-memfd,id=memory,size=$MEMORY,share=on$MEMORY_OPTIONS" \
   -chardev "socket,id=vhost-user,path=$SOCKET,$RECONNECT" \
   -netdev "vhost-user,id=net,chardev=vhost-user,queues=$QUEUES" \
   -device "virtio-net-pci,id=nic,netdev=net,mac=$MAC,rx_queue_size=$RING_SIZE,tx_queue_size=$RING_SIZE$DEVICE_OPTIONS" \

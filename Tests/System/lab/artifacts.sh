@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Fetches what the lab boots and that Debian 12 has no installed package for, into a cache folder:
-# QEMU 10 and a 6.12 kernel of bookworm-backports, unpacked beside the system and never installed.
+# Fetches what the lab boots and that Debian 12 has no installed package for, into a cache folder,
+# unpacked beside the system and never installed: QEMU 10 and a 6.12 kernel of bookworm-backports;
+# Debian 12's own 6.1 kernel; the newest kernel there is for Debian, of trixie-backports; and the
+# firmware and boot program of a UEFI network boot.
 #
 # Why not Debian 12's own QEMU: 7.2.22 segfaults with vhost-user and MSI-X under TCG.
 #
@@ -8,9 +10,12 @@
 # safe. A second run with a complete cache takes no time and no network.
 #
 #   bin/qemu-system-x86_64   runs the unpacked QEMU with its own libraries and firmware
-#   vmlinuz                  the kernel
+#   vmlinuz                  the 6.12 kernel
 #   modules/                 its module tree (lib/modules/RELEASE below it)
 #   initramfs.cpio.gz        made by initramfs.sh
+#   linux-6.1/               the same three of the other kernels
+#   linux-newest/
+#   uefi/                    OVMF_CODE.fd, OVMF_VARS.fd, ipxe.efi
 set -euo pipefail
 
 lab=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
@@ -29,14 +34,28 @@ main() {
   exec 9>"$cache/lock"
   flock 9 # two labs that start at the same time share one download
 
-  if ! qemu_runs || [[ ! -s $cache/vmlinuz || ! -d $cache/modules/lib/modules ]]; then
-    echo "fetching QEMU and a kernel of $private_apt_suite into $cache"
-    private_apt_setup "$cache/apt"
-    fetch_qemu
-    fetch_kernel
-    rm -rf "$cache/apt"
-  fi
-  "$lab/initramfs.sh" "$cache"
+  qemu_runs || fetch bookworm-backports fetch_qemu
+  kernel_is_in "$cache" || fetch bookworm-backports fetch_kernel "$cache" linux-image-6.12-amd64
+  kernel_is_in "$cache/linux-6.1" ||
+    fetch bookworm-backports fetch_kernel "$cache/linux-6.1" linux-image-amd64
+  kernel_is_in "$cache/linux-newest" ||
+    fetch trixie-backports fetch_kernel "$cache/linux-newest" linux-image-amd64
+  [[ -s $cache/uefi/OVMF_CODE.fd && -s $cache/uefi/ipxe.efi ]] ||
+    fetch bookworm-backports fetch_uefi
+
+  local folder
+  for folder in "$cache" "$cache/linux-6.1" "$cache/linux-newest"; do
+    "$lab/initramfs.sh" "$folder"
+  done
+}
+
+# fetch SUITE COMMAND...: runs COMMAND, which finds the lists of SUITE in $cache/apt.
+fetch() {
+  echo "fetching for $cache from $1: ${*:2}"
+  rm -rf "$cache/apt"
+  private_apt_setup "$cache/apt" "$1"
+  "${@:2}"
+  rm -rf "$cache/apt"
 }
 
 qemu_runs() {
@@ -46,7 +65,7 @@ qemu_runs() {
 
 # QEMU with the libraries that the system lacks; ipxe-qemu has the boot ROM of virtio-net.
 fetch_qemu() {
-  rm -rf "$cache/qemu" "$cache/apt/archives/"*.deb
+  rm -rf "$cache/qemu"
   private_apt_fetch "$cache/apt" qemu-system-x86 ipxe-qemu
   unpack "$cache/qemu"
 
@@ -66,20 +85,42 @@ EOF
     "$("$cache/bin/qemu-system-x86_64" --version 2>&1 | head -n 1)"
 }
 
-# The package linux-image-6.12-amd64 is empty and depends on the newest build of that series.
+kernel_is_in() {
+  [[ -s $1/vmlinuz && -d $1/modules/lib/modules ]]
+}
+
+# fetch_kernel FOLDER PACKAGE: PACKAGE is empty and depends on the newest build of its series, which
+# (since Linux 6.17) is itself in several packages.
 fetch_kernel() {
-  local package
-  package=$(private_apt_depends "$cache/apt" linux-image-6.12-amd64 | head -n 1)
-  [[ -n $package ]] || die "linux-image-6.12-amd64 is not in $private_apt_suite of the mirror"
-  rm -rf "$cache/modules" "$cache/vmlinuz" "$cache/apt/archives/"*.deb
-  private_apt_download "$cache/apt" "$package"
-  unpack "$cache/modules"
-  mv "$cache/modules/boot/"vmlinuz-* "$cache/vmlinuz"
+  local folder=$1 image parts
+  image=$(private_apt_depends "$cache/apt" "$2" | grep -m 1 '^linux-image-') ||
+    die "$2 is not in $private_apt_suite of the mirror"
+  mapfile -t parts < <(private_apt_depends "$cache/apt" "$image" |
+    grep -E '^linux-(base|binary|modules)-[0-9]')
+  rm -rf "$folder/modules" "$folder/vmlinuz"
+  private_apt_download "$cache/apt" "$image" "${parts[@]}"
+  unpack "$folder/modules"
+  if [[ ! -d $folder/modules/lib/modules ]]; then
+    mkdir -p "$folder/modules/lib"
+    mv "$folder/modules/usr/lib/modules" "$folder/modules/lib/"
+  fi
+  cp "$(find "$folder/modules/boot" "$folder/modules/lib/modules" -name 'vmlinuz*' 2>/dev/null |
+    head -n 1)" "$folder/vmlinuz"
+}
+
+# The firmware of a UEFI machine, and iPXE as the program that it loads from the network.
+fetch_uefi() {
+  local unpacked=$cache/apt/uefi
+  private_apt_download "$cache/apt" ovmf ipxe
+  unpack "$unpacked"
+  mkdir -p "$cache/uefi"
+  cp "$unpacked/usr/share/OVMF/"OVMF_{CODE,VARS}.fd "$unpacked/boot/ipxe.efi" "$cache/uefi/"
 }
 
 # unpack DIR: all downloaded packages; they are unpacked, not installed: no script of them runs.
 unpack() {
   local package
+  mkdir -p "$1"
   for package in "$cache/apt/archives/"*.deb; do
     dpkg-deb -x "$package" "$1"
     rm -f "$package"

@@ -9,11 +9,14 @@
 #   qemu.pid                  QEMU's process id
 #
 # Variables that a caller sets before guest_start, besides those of qemu-vhost-user.sh
-# (SOCKET, MAC, QUEUES, CPUS, MEMORY, ACCEL, DEVICE_OPTIONS, RING_SIZE):
+# (SOCKET, MAC, QUEUES, CPUS, MEMORY, MEMORY_OPTIONS, ACCEL, DEVICE_OPTIONS, RING_SIZE):
 #   GUEST_DIR       an existing folder
 #   GUEST_CACHE     what artifacts.sh filled
+#   GUEST_KERNEL    6.1 or newest: a kernel other than 6.12
 #   GUEST_APPEND    more words for the kernel command line, such as lab.modules=
-#   GUEST_BOOT      network: QEMU gets no kernel, the NIC's iPXE fetches it (netboot.sh serves it)
+#   GUEST_BOOT      network: QEMU gets no kernel, the NIC's iPXE fetches it (netboot.sh serves it);
+#                   uefi: the same by UEFI firmware, with DEVICE_OPTIONS=,romfile=,bootindex=1 by the
+#                   firmware's own driver
 #
 #   guest_accel                 prints the accelerator that runs a stock kernel on this machine
 #   guest_start [QEMU-ARGUMENT...]  starts QEMU and returns at once
@@ -54,9 +57,20 @@ guest_accel() {
 }
 
 guest_start() {
-  local channel boot=(-kernel "$GUEST_CACHE/vmlinuz" -initrd "$GUEST_CACHE/initramfs.cpio.gz"
+  local channel kernel boot
+  kernel=$(guest_kernel_folder)
+  boot=(-kernel "$kernel/vmlinuz" -initrd "$kernel/initramfs.cpio.gz"
     -append "$(guest_command_line)")
-  [[ ${GUEST_BOOT:-} != network ]] || boot=(-boot n)
+  case ${GUEST_BOOT:-} in
+    network) boot=(-boot n) ;;
+    uefi)
+      cp "$GUEST_CACHE/uefi/OVMF_VARS.fd" "$GUEST_DIR/"
+      boot=(
+        -drive "if=pflash,format=raw,unit=0,readonly=on,file=$GUEST_CACHE/uefi/OVMF_CODE.fd"
+        -drive "if=pflash,format=raw,unit=1,file=$GUEST_DIR/OVMF_VARS.fd"
+      )
+      ;;
+  esac
   for channel in control monitor; do
     rm -f "$GUEST_DIR/$channel".{in,out}
     mkfifo "$GUEST_DIR/$channel".{in,out}
@@ -72,6 +86,11 @@ guest_start() {
     -chardev "pipe,id=monitor,path=$GUEST_DIR/monitor" -mon chardev=monitor,mode=readline \
     "$@" </dev/null >"$GUEST_DIR/qemu.log" 2>&1 &
   echo $! >"$GUEST_DIR/qemu.pid"
+}
+
+# Where artifacts.sh has put the kernel.
+guest_kernel_folder() {
+  echo "$GUEST_CACHE${GUEST_KERNEL:+/linux-$GUEST_KERNEL}"
 }
 
 guest_command_line() {

@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
 # Builds the guest: an initramfs with busybox, iperf3, ethtool (netperf too where it is installed),
-# the few kernel modules that the lab uses, and guest/init, which starts the control channel.
+# guest/afxdp.c, the few kernel modules that the lab uses, and guest/init, which starts the control
+# channel.
 #
-#   initramfs.sh CACHE       writes CACHE/initramfs.cpio.gz, unless it is newer than its parts
+#   initramfs.sh FOLDER      writes FOLDER/initramfs.cpio.gz for the kernel that artifacts.sh has put
+#                            into FOLDER, unless it is newer than its parts
 set -euo pipefail
 
 lab=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 readonly lab
-readonly cache=${1:?usage: initramfs.sh CACHE}
+readonly cache=${1:?usage: initramfs.sh FOLDER}
 readonly image=$cache/initramfs.cpio.gz
-readonly parts=("$lab/initramfs.sh" "$lab/guest/init" "$lab/guest/agent" "$cache/vmlinuz")
+readonly parts=("$lab/initramfs.sh" "$lab/guest/init" "$lab/guest/agent" "$lab/guest/afxdp.c"
+  "$cache/vmlinuz")
 
-# With what they depend on; in a 6.12 kernel of Debian virtio_pci and virtio_console are built in.
-readonly modules=(virtio_net pktgen af_packet)
+# With what they depend on; from Linux 6.12 on Debian has virtio_pci and virtio_console built in.
+readonly modules=(virtio_pci virtio_console virtio_net pktgen af_packet)
 readonly programs=(iperf3 ethtool netperf)
 
 die() {
@@ -37,6 +40,9 @@ main() {
   for program in "${programs[@]}"; do
     add_program "$program"
   done
+  # Of one file: the guest has no C library of its own.
+  gcc -O2 -Wall -Wextra -Werror -static -o "$tree/bin/afxdp" "$lab/guest/afxdp.c" ||
+    die "afxdp does not compile: install gcc and libc6-dev"
   add_modules
   (cd "$tree" && find . -print0 | cpio --null --create --format=newc --owner=0:0 --quiet) |
     gzip -1 >"$tree.gz"

@@ -12,11 +12,12 @@ set -euo pipefail
 # libbpf and libnuma: headers and libraries; linux-libc-dev: the headers of the XDP program.
 readonly build_packages=(libbpf-dev libnuma-dev libelf-dev zlib1g-dev linux-libc-dev)
 
-# busybox-static, cpio, kmod, xz-utils: the guest's initramfs. dpdk-dev: dpdk-testpmd and its drivers,
-# the second front-end, and the back-end that results are compared with. python3: the far end.
+# busybox-static, cpio, gcc, kmod, xz-utils: the guest's initramfs. dnsmasq-base: the server of network
+# boots. dpdk-dev: dpdk-testpmd and its drivers, the second front-end, and the back-end that results
+# are compared with. python3: the far end.
 readonly lab_packages=(
-  busybox-static ca-certificates cpio dpdk-dev ethtool gzip iperf3 iproute2 kmod procps python3
-  tcpdump util-linux valgrind xz-utils
+  busybox-static ca-certificates cpio dnsmasq-base dpdk-dev ethtool gcc gzip iperf3 iproute2 kmod
+  libc6-dev procps python3 tcpdump util-linux valgrind xz-utils
 )
 
 die() {

@@ -1,11 +1,13 @@
 # shellcheck shell=bash
-# An apt of our own beside the system's: to download packages of a suite that the system does not
-# use (bookworm-backports) without touching its configuration, lists or packages.
+# An apt of our own beside the system's: to download packages of suites that the system does not
+# use (backports) without touching its configuration, lists or packages.
 #
 # The mirror is the one that the system's apt already uses, so that the lab also works where
 # that mirror is the only way out. Source this file; it needs `die MESSAGE...` from its user.
 #
-#   private_apt_setup DIR        writes the configuration into DIR and updates the lists there
+#   private_apt_setup DIR SUITE  writes the configuration into DIR and updates the lists there: those
+#                                of SUITE, which the calls below prefer, and, where SUITE belongs to
+#                                the system's own release, those of the system
 #   private_apt_fetch DIR PACKAGE...
 #                                downloads into DIR/archives each PACKAGE, and what it depends on
 #                                as far as the system lacks it
@@ -15,11 +17,11 @@
 #                                prints the names of the packages that PACKAGE depends on
 
 readonly private_apt_release=bookworm
-readonly private_apt_suite=$private_apt_release-backports
 readonly private_apt_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 private_apt_setup() {
   local dir=$1 sources
+  private_apt_suite=$2
   mkdir -p "$dir/lists/partial" "$dir/archives/partial"
   sources=$(private_apt_sources)
   if [[ -z $sources ]]; then
@@ -34,15 +36,18 @@ private_apt_setup() {
     "$dir/sources.list"
 }
 
-# The system's own sources of this release, and the backports beside the first of them.
+# The system's own sources of this release, unless the suite is another's (one system does not mix
+# two), and the suite from where the first of them is.
 private_apt_sources() {
   local option=
   [[ -r $private_apt_keyring ]] && option="[signed-by=$private_apt_keyring] "
   # shellcheck disable=SC2016 # the dollar signs are apt's
   apt-get indextargets --format '$(CODENAME) $(REPO_URI)' 'Created-By: Packages' |
-    awk -v release=$private_apt_release -v suite=$private_apt_suite -v option="$option" '
+    awk -v release=$private_apt_release -v suite="$private_apt_suite" -v option="$option" '
       $1 == release { print "deb " option $2, suite, "main" }
-      index($1, release) == 1 && $1 != suite { print "deb " option $2, $1, "main" }' | sort -u
+      index(suite, release) == 1 && index($1, release) == 1 && $1 != suite {
+        print "deb " option $2, $1, "main"
+      }' | sort -u
 }
 
 private_apt_fetch() {
@@ -50,14 +55,14 @@ private_apt_fetch() {
   shift
   # --reinstall: also what the system has, since the lab wants a copy of its own.
   private_apt "$dir" apt-get -qq -y --no-install-recommends --reinstall --download-only \
-    -t $private_apt_suite install "$@" >/dev/null || die "apt-get could not download $*"
+    -t "$private_apt_suite" install "$@" >/dev/null || die "apt-get could not download $*"
 }
 
 private_apt_download() {
   local dir=$1
   shift
   (cd "$dir/archives" &&
-    private_apt "$dir" apt-get -qq -t $private_apt_suite download "$@" >/dev/null) ||
+    private_apt "$dir" apt-get -qq -t "$private_apt_suite" download "$@" >/dev/null) ||
     die "apt-get could not download $*"
 }
 
