@@ -2,17 +2,18 @@ import Glibc
 import Testing
 
 extension SystemTests {
-  @Suite(
-    "a Linux guest under QEMU",
-    .enabled(if: Guest.isFetched, "no QEMU and kernel: run Tests/System/lab/artifacts.sh"))
+  @Suite("a Linux guest under QEMU", .enabled(if: Guest.isFetched, Guest.missing))
   struct GuestUnderQEMU {
     static let version1 = 32
 
-    /// A property of QEMU's device, and the feature bit that it takes away.
+    /// A property of QEMU's device, the feature bit that it takes away, and the guest's kernel.
     struct Variant: CustomTestStringConvertible {
       var property: String
       var feature: Int?
-      var testDescription: String { property.isEmpty ? "default" : property }
+      var kernel = ""
+      var testDescription: String {
+        kernel.isEmpty ? property.isEmpty ? "default" : property : "Linux \(kernel)"
+      }
 
       static let all = [
         Variant(property: ""),
@@ -20,6 +21,8 @@ extension SystemTests {
         Variant(property: "indirect_desc=off", feature: 28),
         Variant(property: "event_idx=off", feature: 29),
         Variant(property: "disable-modern=on", feature: version1),
+        Variant(property: "", kernel: "6.1"),
+        Variant(property: "", kernel: "newest"),
       ]
     }
 
@@ -28,7 +31,8 @@ extension SystemTests {
       let wire = try Wire()
       let daemon = try wire.startDaemon()
       let guest = try Guest(
-        on: wire, device: variant.property.isEmpty ? "" : "," + variant.property)
+        on: wire, device: variant.property.isEmpty ? "" : "," + variant.property,
+        kernel: variant.kernel)
       try guest.waitUntilUp()
 
       for feature in Variant.all.compactMap(\.feature) {
@@ -86,40 +90,6 @@ extension SystemTests {
       sender.end()
       #expect(try guest.ping(count: 20) == 20)
       #expect(daemon.descriptors == descriptors)
-    }
-
-    // iPXE's driver is a modern one whenever the device is: Linux is the legacy one, then modern.
-    @Test("iPXE, a legacy and a modern Linux follow each other on one connection")
-    func firmware() throws {
-      let wire = try Wire()
-      let daemon = try wire.startDaemon()
-      try wire.shell("GUEST_APPEND=virtio_pci.force_legacy=1 netboot_serve")
-      let guest = try Guest(on: wire, netboot: true)
-      try guest.waitUntilUp(within: 120)
-      #expect(try !guest.hasFeature(Self.version1))
-      #expect(try guest.ping(count: 20) == 20)
-      let descriptors = daemon.descriptors
-
-      try wire.shell("netboot_append ''; guest_reboot")
-      try guest.waitUntilUp(within: 120)
-      #expect(try guest.hasFeature(Self.version1))
-      #expect(try guest.ping(count: 20) == 20)
-      #expect(daemon.descriptors == descriptors)
-    }
-
-    @Test("a guest with two queue pairs uses both, or one of them, and misses nothing")
-    func multiqueue() throws {
-      let wire = try Wire(queues: 2)
-      _ = try wire.startDaemon("--queues=2")
-      let guest = try Guest(on: wire, queues: 2)
-      try guest.waitUntilUp()
-      for pairs in [2, 1, 2] {
-        try guest.run("ethtool -L eth0 combined \(pairs)")
-        #expect(try guest.ping(count: 20) == 20)
-        #expect(try guest.iperf(toGuest: false, streams: 4) > 1e6)
-        #expect(try guest.iperf(toGuest: true, streams: 4) > 1e6)
-      }
-      for queue in 0..<2 { #expect(try wire.packets(onQueue: queue) > 0, "queue \(queue)") }
     }
 
     @Test("a daemon that is killed under a guest is followed by the next one")

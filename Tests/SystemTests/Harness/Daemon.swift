@@ -19,6 +19,17 @@ struct Daemon {
       .count { $0.contains("/memfd:") || $0.contains("/dev/shm") }
   }
 
+  /// What it has written of warnings and errors.
+  var complaints: [String] {
+    process.output.split(separator: "\n").map(String.init)
+      .filter { $0.contains(": warning: ") || $0.contains(": error: ") }
+  }
+
+  /// How often a front-end has negotiated with it.
+  var connections: Int {
+    process.output.split(separator: "\n").count { $0.contains("guest connected by") }
+  }
+
   /// The sum of a counter over all rings and queues that print it, by SIGUSR1: "packets",
   /// "dropped_no_guest_buffers". Lines without `line` do not count.
   func counter(_ name: String, on line: String = "") throws -> Int {

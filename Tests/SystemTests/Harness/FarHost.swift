@@ -30,11 +30,9 @@ extension Wire {
     let program = """
       import socket, time
       ports = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(\(flows))]
-      for port in ports:
-          port.connect(('10.77.0.2', 9))
       for _ in range(\(perFlow)):
           for port in ports:
-              port.send(b'flow')
+              port.sendto(b'flow', ('10.77.0.2', 9))
           time.sleep(0.01)
       """
     try shell("netns_far python3 - <<'END'\n\(program)\nEND", within: 60)

@@ -1,20 +1,36 @@
 // A Linux guest under QEMU, by the scripts of the lab.
 import Glibc
+import Testing
 
 struct Guest {
   let wire: Wire
 
+  /// Where its kernel comes from.
+  enum Boot: String {
+    case given = ""
+    /// iPXE, in the boot ROM of the NIC, fetches it (netboot.sh).
+    case network
+    /// UEFI firmware fetches iPXE, which fetches it.
+    case uefi
+  }
+
   /// - Parameters:
   ///   - device: more properties of virtio-net-pci, each with a comma before it.
   ///   - queues: queue pairs, and as many CPUs.
-  ///   - netboot: no kernel is given to QEMU: iPXE has to fetch it (netboot.sh).
-  init(on wire: Wire, device: String = "", queues: Int = 1, netboot: Bool = false) throws {
+  ///   - ring: entries of each virtqueue.
+  ///   - memory: more properties of the memory, each with a comma before it.
+  ///   - kernel: "6.1" or "newest"; 6.12 otherwise.
+  ///   - arguments: more arguments of QEMU.
+  init(
+    on wire: Wire, device: String = "", queues: Int = 1, ring: Int = 1024, memory: String = "",
+    kernel: String = "", boot: Boot = .given, arguments: String = ""
+  ) throws {
     self.wire = wire
     try wire.shell(
       """
-      export MEMORY=384M QUEUES=\(queues) DEVICE_OPTIONS='\(device)'
-      GUEST_BOOT=\(netboot ? "network" : "")
-      guest_start
+      export MEMORY=384M MEMORY_OPTIONS='\(memory)' QUEUES=\(queues) RING_SIZE=\(ring)
+      export DEVICE_OPTIONS='\(device)'
+      GUEST_KERNEL='\(kernel)' GUEST_BOOT='\(boot.rawValue)' guest_start \(arguments)
       """)
   }
 
@@ -93,9 +109,12 @@ struct Guest {
     ).split(separator: "\n").map { String($0.prefix(64)) }
   }
 
+  /// Why tests with a guest do not run.
+  static let missing: Comment = "no QEMU and kernels: run Tests/System/lab/artifacts.sh"
+
   /// What artifacts.sh fetches.
   static var isFetched: Bool {
     let named = unsafe getenv("VHOST_USER_XDP_CACHE").map { unsafe String(cString: $0) }
-    return exists((named ?? Wire.root + "/.lab") + "/initramfs.cpio.gz")
+    return exists((named ?? Wire.root + "/.lab") + "/uefi/ipxe.efi")
   }
 }

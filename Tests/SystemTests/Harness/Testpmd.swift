@@ -28,7 +28,8 @@ final class Testpmd {
       [
         "stdbuf", "-oL", "dpdk-testpmd", "--lcores=0@(0-\(cpus - 1)),1@(0-\(cpus - 1))",
         "--no-huge", "-m", "256", "--no-pci", "--file-prefix=\(wire.name)-\(wire.processes.count)",
-        "--vdev=" + vdev.joined(separator: ","), "--", "-i", "--forward-mode=\(mode)",
+        "--log-level=pmd.net.virtio.init:info", "--vdev=" + vdev.joined(separator: ","), "--",
+        "-i", "--forward-mode=\(mode)",
         "--total-num-mbufs=8192",
       ] + options, in: .far, name: "testpmd")
   }
@@ -36,6 +37,13 @@ final class Testpmd {
   /// Waits until it takes commands: the device is negotiated and its rings are set up.
   func waitUntilReady() throws {
     try process.waitFor("testpmd> ", within: 15)
+  }
+
+  /// Gives it a command, and waits until it is done.
+  func command(_ words: String) throws {
+    let before = process.output.utf8.count
+    try process.type(words)
+    try process.waitFor("testpmd> ", after: before)
   }
 
   /// Begins to forward.
