@@ -10,7 +10,7 @@ SHELL := bash
 TARGET ?= all
 SECONDS ?= 60
 
-.PHONY: build test check lint gates features unit-tests release-tests system-tests fuzz demo bench clean help
+.PHONY: build test check lint gates features unit-tests release-tests test-system system-tests fuzz demo bench clean help
 
 ## build          the daemon, optimised: .build/release/vhost-user-xdp
 build:
@@ -44,9 +44,9 @@ unit-tests:
 release-tests:
 	Tests/Gates/stages.sh release-tests
 
-## system-tests   against QEMU and DPDK; as root
-system-tests:
-	Tests/Gates/stages.sh system-tests
+## test-system    the slow ones, against QEMU and DPDK, as root; FILTER=REGEX runs those that match
+test-system system-tests:
+	FILTER='$(FILTER)' Tests/Gates/stages.sh system-tests
 
 ## fuzz           TARGET=chain-fuzz|message-fuzz|all SECONDS=60
 fuzz:

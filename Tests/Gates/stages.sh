@@ -85,7 +85,10 @@ step() {
       Tests/System/lab/packages.sh build lab
       Tests/System/lab/artifacts.sh
       ;;
-    system-tests) SYSTEM_TESTS=1 swift test --disable-xctest --filter SystemTests ;;
+    # FILTER, where it is set, is a pattern of names: NetworkBoot/uefi.
+    system-tests)
+      SYSTEM_TESTS=1 swift test --disable-xctest --filter "SystemTests${FILTER:+/.*(${FILTER})}"
+      ;;
   esac
 }
 
