@@ -2,6 +2,7 @@
 #include "clinux.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -110,4 +111,15 @@ int clinux_kernel_release(void) {
   int major = 0, minor = 0;
   if (uname(&names) == 0) sscanf(names.release, "%d.%d", &major, &minor);
   return major << 16 | minor;
+}
+
+int clinux_sealed_memory(const char *name, size_t length) {
+  int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0) return -errno;
+  if (ftruncate(fd, (off_t)length) == 0 &&
+      fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+    return fd;
+  int error = errno;
+  close(fd);
+  return -error;
 }

@@ -10,6 +10,7 @@
 //   release16/32  publishes our index after our entries.
 //   fence         StoreLoad, between publishing an index and reading the other side's wish to be
 //                 notified (and the mirror image); release/acquire alone lose wake-ups here.
+//   order         between stores that a successor of this process, and nobody else, will read.
 //   relaxed       entries that an acquire has made visible already.
 public import CLinux
 
@@ -34,6 +35,10 @@ extension UnsafeMutableRawPointer {
     unsafe shared_store16_relaxed(self + offset, value)
   }
   @inlinable @inline(__always)
+  public func storeRelaxed32(_ offset: Int, _ value: UInt32) {
+    unsafe shared_store32_relaxed(self + offset, value)
+  }
+  @inlinable @inline(__always)
   public func release32(_ offset: Int, _ value: UInt32) {
     unsafe shared_store32_release(self + offset, value)
   }
@@ -46,6 +51,10 @@ extension UnsafeMutableRawPointer {
 /// Full memory fence: orders an earlier store before a later load.
 @inlinable @inline(__always)
 public func sharedMemoryFence() { shared_fence() }
+
+/// Program order of stores for who reads them after this process was killed; costs no instruction.
+@inlinable @inline(__always)
+public func sharedStoreOrder() { shared_order() }
 
 /// Tells the core that this thread spins.
 @inlinable @inline(__always)

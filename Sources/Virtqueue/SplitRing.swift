@@ -30,6 +30,8 @@ struct SplitRing {
   /// Our used index when the driver was last considered for a call.
   @usableFromInline var calledUsed: RingIndex
   @usableFromInline var fault: QueueFault?
+  /// Our part of the front-end's in-flight area, if it has one.
+  @usableFromInline var inflight: UnsafeMutableRawPointer?
 
   static func descriptorBytes(size: Int) -> Int { 16 * size }
   static func availBytes(size: Int) -> Int { 4 + 2 * size + 2 }

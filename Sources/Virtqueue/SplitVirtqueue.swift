@@ -14,6 +14,7 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
   private let error: EventDescriptor?
   /// Keeps the mappings that `ring` points into.
   private let memory: GuestMemory
+  private let inflight: InflightArea?
 
   /// Continues at used->idx, which tells what was completed even when the process that ran the
   /// ring before was killed.
@@ -36,17 +37,26 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
       Int(bitPattern: used) % 4 == 0
     else { throw .misalignedRing }
     let start = unsafe RingIndex(used.acquire16(2))
+    var state = unsafe SplitRing(
+      descriptors: descriptors, avail: avail, used: used, memory: config.memory.view,
+      size: size, mask: UInt16(size - 1),
+      eventIdx: config.features.contains(.ringEventIdx),
+      indirect: config.features.contains(.ringIndirectDesc),
+      nextAvail: start, availIndex: start, nextUsed: start, calledUsed: start, fault: nil,
+      inflight: nil)
+    if let inflight = config.inflight, config.index < inflight.queueCount {
+      guard inflight.entryCount >= size,
+        let region = unsafe inflight.region(of: config.index, .split)
+      else { throw .noInflightRegion }
+      try unsafe state.recover(region, entries: inflight.entryCount)
+      unsafe state.inflight = region
+    }
     index = config.index
     call = config.call
     error = config.error
     memory = config.memory
-    unsafe ring = HotState(
-      SplitRing(
-        descriptors: descriptors, avail: avail, used: used, memory: config.memory.view,
-        size: size, mask: UInt16(size - 1),
-        eventIdx: config.features.contains(.ringEventIdx),
-        indirect: config.features.contains(.ringIndirectDesc),
-        nextAvail: start, availIndex: start, nextUsed: start, calledUsed: start, fault: nil))
+    inflight = config.inflight
+    unsafe ring = HotState(state)
   }
 
   @inlinable
@@ -146,7 +156,12 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
   }
 
   @inlinable @inline(__always)
-  public func publish() { unsafe ring.value.publishUsedIdx(ring.value.nextUsed) }
+  public func publish() {
+    unsafe ring.value.publishUsedIdx(ring.value.nextUsed)
+    if let region = unsafe ring.value.inflight {
+      unsafe region.release16(SplitInflight.usedIdx, ring.value.nextUsed.value)
+    }
+  }
 
   /// The chains before `position` are good and can still be taken.  Nothing is available there or
   /// behind it.

@@ -25,12 +25,14 @@ public struct VirtqueueConfig: Sendable {
   /// Negotiated features: offered and acknowledged.
   public var features: VirtioFeatures
   public var memory: GuestMemory
+  /// Where the front-end keeps what is in flight, if it does.
+  public var inflight: InflightArea?
 
   public init(
     index: Int, size: Int, descriptorTable: FrontEndAddress, availRing: FrontEndAddress,
     usedRing: FrontEndAddress, base: VringBase, isEnabled: Bool = true,
     kick: EventDescriptor? = nil, call: EventDescriptor? = nil, error: EventDescriptor? = nil,
-    features: VirtioFeatures, memory: GuestMemory
+    features: VirtioFeatures, memory: GuestMemory, inflight: InflightArea? = nil
   ) {
     self.index = index
     self.size = size
@@ -44,6 +46,7 @@ public struct VirtqueueConfig: Sendable {
     self.error = error
     self.features = features
     self.memory = memory
+    self.inflight = inflight
   }
 }
 
@@ -70,6 +73,10 @@ public enum QueueFault: UInt8, Error, Equatable, Sendable, CustomStringConvertib
   case availIndexTooFar
   /// `avail.ring` names a descriptor beyond the table.
   case headOutOfRange
+  /// The in-flight area's regions are too small for this queue.
+  case noInflightRegion
+  /// The in-flight region says what cannot be.
+  case badInflightRegion
 
   public var description: String {
     switch self {
@@ -77,6 +84,10 @@ public enum QueueFault: UInt8, Error, Equatable, Sendable, CustomStringConvertib
     case .misalignedRing: "a ring address is not aligned (descriptors 16, avail 2, used 4)"
     case .ringNotInMemory: "a ring address is not inside one memory region"
     case .availIndexTooFar: "avail.idx is further ahead than the ring is long"
+    case .noInflightRegion:
+      "the in-flight area is for queues with fewer entries, or of another ring format"
+    case .badInflightRegion:
+      "the in-flight region contradicts the ring; reset the device to begin anew"
     case .headOutOfRange: "avail.ring holds a head beyond the descriptor table"
     }
   }

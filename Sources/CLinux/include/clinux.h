@@ -34,6 +34,10 @@ ssize_t clinux_recv_fds(int socket, void *buffer, size_t length, int *fds, int *
 ssize_t clinux_send_fds(int socket, const void *buffer, size_t length, const int *fds, int count,
                         int flags);
 
+/* Shared memory of `length` zeros under a name for people, whose length nobody can change any more.
+ * Returns its descriptor (close-on-exec) or -errno. */
+int clinux_sealed_memory(const char *name, size_t length);
+
 /* From now on a bus error in this range of shared memory, which its owner has cut, puts zeros in
  * place of the rest of the range.  `page` is the page size of the mapping.  To be ended before the
  * range is unmapped. */

@@ -36,12 +36,20 @@ static inline __attribute__((always_inline)) void shared_store16_relaxed(void *p
 static inline __attribute__((always_inline)) void shared_store32_release(void *p, uint32_t v) {
   __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELEASE);
 }
+static inline __attribute__((always_inline)) void shared_store32_relaxed(void *p, uint32_t v) {
+  __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELAXED);
+}
 static inline __attribute__((always_inline)) void shared_store64_relaxed(void *p, uint64_t v) {
   __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELAXED);
 }
 /* Full fence: orders an earlier store before a later load (StoreLoad). */
 static inline __attribute__((always_inline)) void shared_fence(void) {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+/* Keeps the compiler from moving a store over another: what a process has stored when it is killed
+ * is then a prefix of what it would have stored. */
+static inline __attribute__((always_inline)) void shared_order(void) {
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 static inline __attribute__((always_inline)) void shared_pause(void) {
 #if defined(__x86_64__)
