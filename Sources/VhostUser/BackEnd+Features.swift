@@ -50,6 +50,10 @@ extension BackEnd {
           + unknown.namesOfBits.joined(separator: " "))
     }
     protocolFeatures = wanted.intersection(device.offeredProtocolFeatures)
+    // It says how an in-flight area may be left, so there has to be one.
+    if !protocolFeatures.contains(.inflightShmfd) {
+      protocolFeatures.remove(.getVringBaseInflight)
+    }
     return .acknowledge
   }
 
@@ -67,6 +71,7 @@ extension BackEnd {
       stop(i)
       rings[i].reset()
     }
+    inflight?.clear()
     negotiate([])
     device.reset()
     status = 0

@@ -16,6 +16,15 @@ extension GuestMemory {
 }
 
 extension BackEnd {
+  /// With GPA_ADDRESSES the front-end speaks of rings, and of what an IOMMU translates to, in guest
+  /// addresses: the region has no other ones, whatever its description says.
+  private func addressed(_ region: MemoryRegionDescription) -> MemoryRegionDescription {
+    guard protocolFeatures.contains(.gpaAddresses) else { return region }
+    var region = region
+    region.frontEnd = FrontEndAddress(region.guest.value)
+    return region
+  }
+
   func setMemoryTable(
     _ regions: [MemoryRegionDescription], _ files: inout ReceivedDescriptors
   ) throws(VhostUserError) -> Reply {
@@ -23,7 +32,7 @@ extension BackEnd {
       var mapped: [MemoryRegion] = []
       for region in regions {
         guard let file = files.takeFirst() else { break }
-        mapped.append(try MemoryRegion(region, file: file))
+        mapped.append(try MemoryRegion(addressed(region), file: file))
       }
       memory = try GuestMemory(mapped)
     } catch {
@@ -43,7 +52,7 @@ extension BackEnd {
       guard memory.regions.count < GuestMemory.maximumRegions else {
         throw .tooManyRegions(limit: GuestMemory.maximumRegions)
       }
-      memory = try memory.adding(try MemoryRegion(region, file: file))
+      memory = try memory.adding(try MemoryRegion(addressed(region), file: file))
     } catch {
       throw .memory(request: "ADD_MEM_REG", error)
     }
@@ -52,7 +61,7 @@ extension BackEnd {
 
   func removeRegion(_ region: MemoryRegionDescription) throws(VhostUserError) -> Reply {
     do throws(GuestMemoryError) {
-      memory = try memory.removing(region)
+      memory = try memory.removing(addressed(region))
     } catch {
       throw .memory(request: "REM_MEM_REG", error)
     }

@@ -17,7 +17,7 @@ extension BackEnd {
   func startIfComplete(_ ring: Int) {
     guard !rings[ring].isStarted,
       let config = rings[ring].config(
-        features: features.subtracting(.protocolFeatures), memory: memory)
+        features: features.subtracting(.protocolFeatures), memory: memory, inflight: inflight)
     else { return }
     rings[ring].isStarted = true
     device.startQueue(config)

@@ -44,6 +44,10 @@ public final class BackEnd {
   /// Device status of the driver (virtio 1.3, 2.1).
   var status: UInt8 = 0
   var channel: BackEndChannel?
+  /// What the front-end keeps for us beyond our death; nil: nothing.
+  var inflight: InflightArea?
+  /// An area that was handed out and has not come back yet: kept open until it is sent.
+  var lentInflightFile: OwnedDescriptor?
 
   private var refusals = 0
   private var unknownRequests: Set<UInt32> = []
@@ -114,6 +118,8 @@ public final class BackEnd {
     memory = GuestMemory.empty
     negotiate([])
     device.reset()
+    inflight = nil
+    lentInflightFile = nil
     channel = nil
     connection = nil
   }

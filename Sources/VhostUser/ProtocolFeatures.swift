@@ -34,7 +34,8 @@ public struct ProtocolFeatures: OptionSet, Hashable, Sendable {
   /// (`Device.offeredProtocolFeatures`).  Nothing else: other bits are masked when a front-end sets
   /// them.
   public static let offered: ProtocolFeatures = [
-    .mq, .rarp, .replyAck, .mtu, .backendReq, .resetDevice, .configureMemSlots, .status,
+    .mq, .rarp, .replyAck, .mtu, .backendReq, .inflightShmfd, .resetDevice, .configureMemSlots,
+    .status, .getVringBaseInflight, .gpaAddresses,
   ]
 
   private static let names = [

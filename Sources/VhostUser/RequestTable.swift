@@ -184,9 +184,13 @@ enum RequestTable {
     // An area of size zero says that there is none.
     RequestRow(
       31, "GET_INFLIGHT_FD", requires: .negotiated(.inflightShmfd), refusal: .reply(.zeros(24)),
-      .none),
+      .inflight { back, wanted, _ throws(VhostUserError) in try back.makeInflightArea(wanted) }),
     RequestRow(
-      32, "SET_INFLIGHT_FD", descriptors: 0...1, requires: .negotiated(.inflightShmfd), .none),
+      32, "SET_INFLIGHT_FD", descriptors: 1...1, requires: .negotiated(.inflightShmfd),
+      quiesces: .everyRing,
+      .inflight { back, area, files throws(VhostUserError) in
+        try back.setInflightArea(area, &files)
+      }),
     RequestRow(
       34, "RESET_DEVICE", requires: .offered(.resetDevice), quiesces: .everyRing,
       .empty { $0.resetDevice() }),

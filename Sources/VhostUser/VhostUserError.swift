@@ -5,6 +5,7 @@
 // be messages, or where the front-end would wait for ever for an answer that cannot be given.
 public import GuestMemory
 public import Linux
+public import Virtqueue
 
 public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible {
   // The stream.
@@ -24,6 +25,7 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
   case noSuchRing(request: String, index: UInt32, ringCount: Int)
   case wrongValue(request: String, value: UInt64, allowed: String)
   case memory(request: String, GuestMemoryError)
+  case inflight(request: String, InflightDefect)
   case mtuTooLarge(mtu: UInt64, largest: Int)
   case configuration(request: String, offset: UInt32, size: Int)
 
@@ -68,6 +70,7 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
     case .wrongValue(let request, let value, let allowed):
       "\(request): value \(value) is not \(allowed)"
     case .memory(let request, let error): "\(request): \(error)"
+    case .inflight(let request, let error): "\(request): \(error)"
     case .mtuTooLarge(let mtu, let largest):
       "NET_SET_MTU: the host port carries an MTU of \(largest), not \(mtu); start the guest with "
         + "host_mtu=\(largest) or less, or raise the MTU of the interface"

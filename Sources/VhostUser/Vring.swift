@@ -39,7 +39,9 @@ struct Vring {
   init(index: Int) { self.index = index }
 
   /// What the device needs to run the ring; nil while the front-end has not said enough.
-  func config(features: VirtioFeatures, memory: GuestMemory) -> VirtqueueConfig? {
+  func config(
+    features: VirtioFeatures, memory: GuestMemory, inflight: InflightArea? = nil
+  ) -> VirtqueueConfig? {
     guard size > 0, let addresses, let kick else { return nil }
     var event: EventDescriptor?
     if case .event(let descriptor) = kick { event = descriptor }
@@ -47,7 +49,7 @@ struct Vring {
       index: index, size: size, descriptorTable: addresses.descriptorTable,
       availRing: addresses.availRing, usedRing: addresses.usedRing,
       base: base ?? .start(for: features), isEnabled: isEnabled, kick: event, call: call,
-      error: error, features: features, memory: memory)
+      error: error, features: features, memory: memory, inflight: inflight)
   }
 
   /// As after the connection was made, but for the call and error descriptors.  They are the

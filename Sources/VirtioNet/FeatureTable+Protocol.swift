@@ -44,7 +44,11 @@ extension FeatureTable {
     FeatureRow(
       11, "HOST_NOTIFIER",
       .leftOut(because: "for doorbells of hardware that a guest may write to itself")),
-    FeatureRow(12, "INFLIGHT_SHMFD", .leftOut(because: "no in-flight region is kept yet")),
+    FeatureRow(
+      12, "INFLIGHT_SHMFD",
+      .offered(
+        effect: "for front-ends that keep an in-flight area (QEMU does not for net); split rings",
+        test: "a split ring that is cut short at any store is taken over without loss")),
     FeatureRow(
       13, "RESET_DEVICE",
       .offered(
@@ -65,9 +69,16 @@ extension FeatureTable {
     FeatureRow(18, "SHARED_OBJECT", .leftOut(because: "for buffers that devices of a guest share")),
     FeatureRow(19, "DEVICE_STATE", .leftOut(because: "the device has no state beside its rings")),
     FeatureRow(
-      20, "GET_VRING_BASE_INFLIGHT", .leftOut(because: "comes with INFLIGHT_SHMFD")),
+      20, "GET_VRING_BASE_INFLIGHT",
+      .offered(
+        effect: "with INFLIGHT_SHMFD: nothing is in flight here when a ring stops; what another "
+          + "back-end left in the area is completed with length 0",
+        test: "heads that another back-end left in flight go back once, in its order")),
     FeatureRow(
-      21, "GPA_ADDRESSES", .leftOut(because: "ring addresses are the front-end's virtual ones")),
+      21, "GPA_ADDRESSES",
+      .offered(
+        effect: "rings are addressed by guest addresses; the user address of a region is ignored",
+        test: "with GPA_ADDRESSES rings are found by guest addresses")),
     FeatureRow(22, "SHMEM", .leftOut(because: "for devices that share memory with the guest")),
   ]
 }

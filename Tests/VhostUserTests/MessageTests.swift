@@ -203,10 +203,10 @@ struct MessageTests {
   func featureNames() {
     #expect(
       ProtocolFeatures.offered.namesOfBits == [
-        "MQ", "RARP", "REPLY_ACK", "MTU", "BACKEND_REQ", "RESET_DEVICE", "CONFIGURE_MEM_SLOTS",
-        "STATUS",
+        "MQ", "RARP", "REPLY_ACK", "MTU", "BACKEND_REQ", "INFLIGHT_SHMFD", "RESET_DEVICE",
+        "CONFIGURE_MEM_SLOTS", "STATUS", "GET_VRING_BASE_INFLIGHT", "GPA_ADDRESSES",
       ])
-    #expect(ProtocolFeatures.offered.rawValue == 0x1a03d)
+    #expect(ProtocolFeatures.offered.rawValue == 0x31b03d)
     #expect(
       ProtocolFeatures(rawValue: 1 << 20 | 1 << 40).namesOfBits
         == ["GET_VRING_BASE_INFLIGHT", "bit 40"])

@@ -160,7 +160,7 @@ struct NegotiationTests {
     #expect(front.back.rings[0].call != nil)
     #expect(front.back.rings[0].kick == nil)
     #expect(!front.back.rings[0].isEnabled)
-    #expect(front.back.protocolFeatures == .offered)
+    #expect(front.back.protocolFeatures == ProtocolFeatures.offered.subtracting(.gpaAddresses))
   }
 
   @Test("RESET_DEVICE stops and forgets the rings; GET_VRING_BASE still answers")

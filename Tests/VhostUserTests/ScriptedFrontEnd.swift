@@ -100,6 +100,8 @@ final class ScriptedFrontEnd {
   private let raw: CInt
   /// How the session ended, if it did.
   private(set) var outcome: Result<BackEnd.Progress, VhostUserError>?
+  /// What came with the last reply that had a descriptor.
+  private(set) var lastDescriptor: EventDescriptor?
 
   private final class Lines {
     var log: [String] = []
@@ -152,6 +154,9 @@ final class ScriptedFrontEnd {
     switch try socket!.receive(into: &buffer, at: 0..<buffer.count, descriptors: &descriptors) {
     case .wouldBlock, .endOfStream: return nil
     case .bytes(let count):
+      if let descriptor = descriptors.takeFirst() {
+        lastDescriptor = EventDescriptor(adopting: descriptor)
+      }
       var reader = PayloadReader(buffer[..<count])
       return ([reader.next32(), reader.next32(), reader.next32()], Array(buffer[12..<count]))
     }
@@ -194,10 +199,11 @@ final class ScriptedFrontEnd {
 
   // MARK: What front-ends do
 
-  /// Negotiates as QEMU does: protocol features, then virtio features with bit 30.
+  /// Negotiates as QEMU does: protocol features, then virtio features with bit 30.  Addresses are
+  /// the front-end's own.
   func negotiate(
     _ features: VirtioFeatures = [.version1, .mrgRxbuf],
-    protocol wanted: ProtocolFeatures = .offered
+    protocol wanted: ProtocolFeatures = .offered.subtracting(.gpaAddresses)
   ) throws {
     try send(3)
     try send(16, bytes(wanted.rawValue))

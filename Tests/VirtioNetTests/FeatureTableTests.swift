@@ -20,8 +20,7 @@ struct FeatureTableTests {
         port: NullPort(queueCount: pairs), queuePairs: pairs, cpus: [], log: { _ in })
       defer { device.stop() }
       return Offered(
-        virtio: device.offeredFeatures.union(.protocolFeatures),
-        vhostUser: device.offeredProtocolFeatures)
+        virtio: device.offeredFeatures.union(.protocolFeatures), vhostUser: device.offeredProtocolFeatures)
     }
   }
 
