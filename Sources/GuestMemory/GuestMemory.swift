@@ -25,6 +25,9 @@ public final class GuestMemory: Sendable {
   /// Sorted by guest address, without overlap.
   public let regions: [MemoryRegion]
   public let view: GuestMemoryView
+  /// Sorted by front-end address.  These may overlap, since the same memory may be seen by the
+  /// guest in two places: the region that begins last counts, and of several the longest.
+  private let byFrontEnd: [MemoryRegion]
 
   public init(_ regions: [MemoryRegion]) throws(GuestMemoryError) {
     guard regions.count <= GuestMemory.maximumRegions else {
@@ -36,6 +39,10 @@ public final class GuestMemory: Sendable {
       throw .overlap(a.description.guest, b.description.guest)
     }
     self.regions = sorted
+    byFrontEnd = sorted.sorted {
+      let (a, b) = ($0.description, $1.description)
+      return (a.frontEnd, a.size) < (b.frontEnd, b.size)
+    }
     let table = UnsafeMutablePointer<GuestMemoryView.Entry>.allocate(capacity: max(1, sorted.count))
     for (i, region) in sorted.enumerated() {
       unsafe (table + i).initialize(
@@ -63,16 +70,25 @@ public final class GuestMemory: Sendable {
     return try GuestMemory(kept)
   }
 
-  /// Host pointer of `length` bytes at a front-end address, if one region holds them all.
-  /// Only for rings, which are looked up once; buffers use `GuestMemoryView`.
+  /// Host pointer of `length` bytes at a front-end address, if one region holds them all.  Costs
+  /// log2(regions).  Only for rings; buffers use `GuestMemoryView`.
   public func ring(at address: FrontEndAddress, length: Int) -> UnsafeMutableRawPointer? {
-    for region in regions {
-      let offset = address.value &- region.description.frontEnd.value
-      if offset < region.description.size, UInt64(length) <= region.description.size - offset {
-        return unsafe region.base + Int(offset)
+    var low = 0
+    var high = byFrontEnd.count
+    while low < high {
+      let middle = (low + high) / 2
+      if byFrontEnd[middle].description.frontEnd <= address {
+        low = middle + 1
+      } else {
+        high = middle
       }
     }
-    return nil
+    guard low > 0, length >= 0 else { return nil }
+    let region = byFrontEnd[low - 1]
+    let offset = address.value - region.description.frontEnd.value
+    let size = region.description.size
+    guard offset < size, UInt64(length) <= size - offset else { return nil }
+    return unsafe region.base + Int(offset)
   }
 }
 

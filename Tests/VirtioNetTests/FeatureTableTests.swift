@@ -20,7 +20,8 @@ struct FeatureTableTests {
         port: NullPort(queueCount: pairs), queuePairs: pairs, cpus: [], log: { _ in })
       defer { device.stop() }
       return Offered(
-        virtio: device.offeredFeatures.union(.protocolFeatures), vhostUser: device.offeredProtocolFeatures)
+        virtio: device.offeredFeatures.union(.protocolFeatures),
+        vhostUser: device.offeredProtocolFeatures)
     }
   }
 
