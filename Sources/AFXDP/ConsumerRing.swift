@@ -15,11 +15,14 @@ public struct RingDescriptor: Equatable, Sendable {
   public var address: UInt64
   /// Bytes.
   public var length: UInt32
+  /// The next entry belongs to the same packet (XDP_PKT_CONTD).
+  public var continues: Bool
 
   @inlinable @inline(__always)
-  public init(address: UInt64, length: UInt32) {
+  public init(address: UInt64, length: UInt32, continues: Bool = false) {
     self.address = address
     self.length = length
+    self.continues = continues
   }
 }
 
@@ -74,8 +77,11 @@ public struct ConsumerRing {
   @inlinable @inline(__always)
   public func descriptor(at slot: UInt32) -> RingDescriptor {
     let offset = unsafe Int(slot & (memory.size &- 1)) &* 16
+    // Length and options in one load; the options are flags.
+    let tail = unsafe memory.entries.relaxed64(offset &+ 8)
     return unsafe RingDescriptor(
-      address: memory.entries.relaxed64(offset), length: memory.entries.relaxed32(offset &+ 8))
+      address: memory.entries.relaxed64(offset), length: UInt32(truncatingIfNeeded: tail),
+      continues: tail & XDPDescriptor.continues != 0)
   }
 
   /// Gives every peeked slot back to the kernel.

@@ -1,4 +1,5 @@
 // Where frames live: one private range of equal, aligned chunks, one frame per chunk.
+// A packet that is larger than a chunk lies in several, where the kernel has multi-buffer AF_XDP.
 //
 // Frames are copied between guest and chunk once.  Guest memory itself as UMEM works, and is not
 // worth it in copy mode: it pins all of the guest, and the kernel copies again anyway.
@@ -14,8 +15,16 @@ public import Linux
 public struct FrameGeometry: Equatable, Sendable {
   /// What the kernel keeps in front of a received frame (XDP_PACKET_HEADROOM).
   public static let kernelHeadroom = 256
-  /// The largest MTU whose frames fit one chunk; chunks are at most a page.
-  public static let largestMTU = 4096 - kernelHeadroom - 18
+  /// Ethernet header with a VLAN tag.
+  public static let linkHeader = 18
+  /// The largest MTU whose packets fit one chunk; chunks of a UMEM are at most a page.
+  public static let largestMTU = 4096 - kernelHeadroom - linkHeader
+  /// Frames of one packet at most, where kernel and port take several: one less than the
+  /// descriptors that the kernel makes a packet of (MAX_SKB_FRAGS, and the linear part).
+  public static let mostFramesPerPacket = 17
+  /// The largest MTU whose packets fit that many chunks.
+  public static let largestMultiBufferMTU =
+    mostFramesPerPacket * (4096 - kernelHeadroom) - linkHeader
 
   /// Bytes; a power of two.
   public let chunkSize: Int
@@ -32,13 +41,18 @@ public struct FrameGeometry: Equatable, Sendable {
   /// The smallest chunk of a UMEM that holds frames of `mtu` bytes behind an Ethernet header with
   /// a VLAN tag: 2048 or 4096.
   public static func chunkSize(forMTU mtu: Int) -> Int {
-    mtu + 18 <= 2048 - kernelHeadroom ? 2048 : 4096
+    mtu + linkHeader <= 2048 - kernelHeadroom ? 2048 : 4096
+  }
+
+  /// Frames that a packet of `mtu` bytes behind such a header takes.
+  public func framesPerPacket(forMTU mtu: Int) -> Int {
+    (mtu + FrameGeometry.linkHeader + frameRoom - 1) / frameRoom
   }
 
   /// The smallest chunk that holds such frames, for memory that is no UMEM and may have any size.
   public static func unlimitedChunkSize(forMTU mtu: Int) -> Int {
     var size = 2048
-    while size < mtu + 18 + kernelHeadroom { size *= 2 }
+    while size < mtu + linkHeader + kernelHeadroom { size *= 2 }
     return size
   }
 

@@ -12,6 +12,9 @@ struct MappedSocket: ~Copyable, @unchecked Sendable {
   let descriptor: CInt
   private var mappings: [(base: UnsafeMutableRawPointer, length: Int)] = unsafe []
 
+  /// XDP_USE_SG (Linux 6.6), which older headers lack.
+  static let multiBufferFlag: UInt16 = 1 << 4
+
   /// Opens an unbound AF_XDP socket.
   init() throws(Errno) {
     descriptor = try checkedCall {

@@ -1,6 +1,7 @@
 // What driver and kernel do with a frame, as far as it can be told without sending one.
 import CLinux
 import Glibc
+import Linux
 
 /// The name of the driver of an interface (ETHTOOL_GDRVINFO); nil if it does not tell.
 public func driverName(of interface: String) -> String? {
@@ -22,6 +23,28 @@ public func driverName(of interface: String) -> String? {
     let name = unsafe String(cString: (information + 4).assumingMemoryBound(to: CChar.self))
     return name.isEmpty ? nil : name
   }
+}
+
+/// Why packets of several frames are not to be had from this kernel; nil if they are.
+///
+/// bind(2) looks at the flags before it looks for the interface, so a socket that is bound to none
+/// tells whether the kernel knows XDP_USE_SG.
+public func multiBufferRefusal() -> String? {
+  let unbound = socket(AF_XDP, CInt(SOCK_RAW.rawValue | SOCK_CLOEXEC.rawValue), 0)
+  guard unbound >= 0 else { return "no AF_XDP socket to ask the kernel with: \(Errno.current)" }
+  defer { close(unbound) }
+  var address = sockaddr_xdp(
+    sxdp_family: UInt16(AF_XDP), sxdp_flags: MappedSocket.multiBufferFlag,
+    sxdp_ifindex: UInt32(Int32.max), sxdp_queue_id: 0, sxdp_shared_umem_fd: 0)
+  let result = unsafe withUnsafePointer(to: &address) {
+    unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+      unsafe bind(unbound, $0, socklen_t(MemoryLayout<sockaddr_xdp>.size))
+    }
+  }
+  guard result < 0, errno == ENODEV else {
+    return "the kernel has no multi-buffer AF_XDP, which Linux 6.6 and later have"
+  }
+  return nil
 }
 
 /// How a transmitted frame leaves the UMEM.

@@ -23,6 +23,13 @@ public struct RingSlots: Equatable, Sendable {
   }
 }
 
+/// The second word of an `xdp_desc`: length below, options above.
+@frozen @usableFromInline
+enum XDPDescriptor {
+  /// XDP_PKT_CONTD (Linux 6.6), which older headers lack.
+  @usableFromInline static var continues: UInt64 { @inlinable @inline(__always) get { 1 << 32 } }
+}
+
 /// Where a mapped ring keeps its parts (if_xdp.h: `xdp_ring_offset`).
 @unsafe @frozen
 public struct RingMemory {
@@ -94,12 +101,16 @@ public struct ProducerRing {
     unsafe memory.entries.storeRelaxed64(Int(slot & (memory.size &- 1)) &* 8, address)
   }
 
-  /// Writes an entry of the TX ring (`xdp_desc`): an address, a length in bytes, no options.
+  /// Writes an entry of the TX ring (`xdp_desc`): an address, a length in bytes, and whether the
+  /// next entry belongs to the same packet.
   @inlinable @inline(__always)
-  public func setDescriptor(address: UInt64, length: UInt32, at slot: UInt32) {
+  public func setDescriptor(
+    address: UInt64, length: UInt32, continues: Bool = false, at slot: UInt32
+  ) {
     let offset = unsafe Int(slot & (memory.size &- 1)) &* 16
     unsafe memory.entries.storeRelaxed64(offset, address)
-    unsafe memory.entries.storeRelaxed64(offset &+ 8, UInt64(length))
+    unsafe memory.entries.storeRelaxed64(
+      offset &+ 8, UInt64(length) | (continues ? XDPDescriptor.continues : 0))
   }
 
   /// Gives the kernel every reserved slot.

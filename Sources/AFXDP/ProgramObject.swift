@@ -6,6 +6,9 @@ import Glibc
 import Linux
 import Synchronization
 
+/// BPF_F_XDP_HAS_FRAGS, which SEC("xdp.frags") stands for.
+private let fragmentsFlag: UInt32 = 1 << 5
+
 /// The maps of the loaded program.
 struct ProgramMaps: ~Copyable, Sendable {
   /// NIC queue (UInt32) -> AF_XDP socket descriptor.
@@ -20,8 +23,22 @@ struct ProgramObject: ~Copyable {
   private let object: OpaquePointer
   /// The program's descriptor; valid while this lives.
   let program: CInt
+  /// It was loaded as one that takes packets of several buffers.
+  let takesFragments: Bool
 
+  /// As a program that takes packets of several buffers, if the kernel knows such (since 5.18).
   init(steering: Steering, queues: Int, interface: XDPInterface) throws(XDPProgramError) {
+    do {
+      try self.init(steering, queues, interface, takesFragments: true)
+    } catch {
+      try self.init(steering, queues, interface, takesFragments: false)
+    }
+  }
+
+  private init(
+    _ steering: Steering, _ queues: Int, _ interface: XDPInterface, takesFragments: Bool
+  ) throws(XDPProgramError) {
+    self.takesFragments = takesFragments
     var dedicated: UInt32 = steering == .dedicated ? 1 : 0
     let result: Result<(OpaquePointer, CInt), XDPProgramError> =
       unsafe LibraryLog.collect { log in
@@ -47,9 +64,12 @@ struct ProgramObject: ~Copyable {
           if error == 0 {
             error = unsafe bpf_map__set_initial_value(constants, &dedicated, 4)
           }
-          if error == 0 { error = unsafe bpf_object__load(opened) }
         }
         let program = unsafe bpf_object__find_program_by_name(opened, AttachedProgram.ownName)
+        if error == 0, takesFragments, let program = unsafe program {
+          error = unsafe bpf_program__set_flags(program, fragmentsFlag)
+        }
+        if error == 0 { error = unsafe bpf_object__load(opened) }
         guard error == 0, let program = unsafe program else {
           let remedy =
             error == -EPERM ? ": run as root or give CAP_BPF and CAP_NET_ADMIN" : ""

@@ -21,6 +21,8 @@ public final class XDPProgram: Sendable {
   public var mode: XDPMode { link.mode }
   /// Why native XDP was wanted and not got; nil if it was got or not wanted.
   public var skbReason: String? { link.skbReason }
+  /// Packets of several buffers go through it.
+  public let takesFragments: Bool
 
   /// Loads the program and attaches it.
   /// - Parameters:
@@ -38,6 +40,7 @@ public final class XDPProgram: Sendable {
     }
     let object = try ProgramObject(steering: steering, queues: queues, interface: interface)
     maps = try object.maps()
+    takesFragments = object.takesFragments
     if case .addresses(let addresses) = steering {
       for address in addresses {
         try XDPProgram.add(address, to: maps, of: interface)

@@ -77,6 +77,8 @@ public struct XDPSocket: ~Copyable, Sendable {
   public let interface: XDPInterface
   public let queue: Int
   public let zeroCopy: Bool
+  /// Packets may lie in several frames.
+  public let multiBuffer: Bool
   public let transmitPath: TransmitPath
   /// Why zero-copy was wanted and not got; nil if it was got or not wanted.
   public let copyReason: String?
@@ -88,9 +90,11 @@ public struct XDPSocket: ~Copyable, Sendable {
   /// - Parameters:
   ///   - memory: frames in both budgets; the queue takes it over.
   ///   - mode: where the program that will feed the socket is attached.
+  ///   - multiBuffer: packets may lie in several frames; see `multiBufferRefusal`.
   public init(
     interface: XDPInterface, queue: Int, memory: consuming FrameMemory,
-    sizes: XDPRingSizes = XDPRingSizes(), mode: XDPMode, copyMode: CopyModeChoice
+    sizes: XDPRingSizes = XDPRingSizes(), mode: XDPMode, copyMode: CopyModeChoice,
+    multiBuffer: Bool = false
   ) throws(XDPSocketError) {
     let place = "\(interface.name) queue \(queue)"
     var socket = try XDPSocket.open(for: place)
@@ -99,12 +103,14 @@ public struct XDPSocket: ~Copyable, Sendable {
     _ = rings.refill()
     socket.raiseTransmitLimits()
     copyReason = try XDPSocket.bind(
-      socket, interface: interface, queue: queue, mode: mode, choice: copyMode)
+      socket, interface: interface, queue: queue, mode: mode, choice: copyMode,
+      flags: multiBuffer ? MappedSocket.multiBufferFlag : 0)
     let options = try? socket.option(XDP_OPTIONS, default: xdp_options())
     zeroCopy = options.map { $0.flags & UInt32(XDP_OPTIONS_ZEROCOPY) != 0 } ?? false
     transmitPath = TransmitPath(zeroCopy: zeroCopy, driver: driverName(of: interface.name))
     self.interface = interface
     self.queue = queue
+    self.multiBuffer = multiBuffer
     self.rings = HotState(rings)
     self.memory = memory
     self.socket = socket
@@ -163,16 +169,17 @@ extension XDPSocket {
   /// - Returns: why zero-copy was not got.
   private static func bind(
     _ socket: borrowing MappedSocket, interface: XDPInterface, queue: Int, mode: XDPMode,
-    choice: CopyModeChoice
+    choice: CopyModeChoice, flags: UInt16
   ) throws(XDPSocketError) -> String? {
     var reason: String?
     if choice != .copy {
       if mode == .skb {
         reason = "zero-copy needs native XDP"
-      } else if let error = bind(socket, interface, queue, UInt16(XDP_ZEROCOPY)) {
+      } else if let error = bind(socket, interface, queue, flags | UInt16(XDP_ZEROCOPY)) {
         if error.code == EBUSY { throw busy(interface, queue, error) }
         let driver = driverName(of: interface.name).map { "driver \($0)" } ?? "the driver"
-        reason = "\(driver) refused zero-copy: \(error)"
+        let kind = flags == 0 ? "zero-copy" : "zero-copy with packets of several frames"
+        reason = "\(driver) refused \(kind): \(error)"
       } else {
         return nil
       }
@@ -182,7 +189,9 @@ extension XDPSocket {
             + "use --copy-mode=auto or copy", Errno(EOPNOTSUPP))
       }
     }
-    guard let error = bind(socket, interface, queue, UInt16(XDP_COPY)) else { return reason }
+    guard let error = bind(socket, interface, queue, flags | UInt16(XDP_COPY)) else {
+      return reason
+    }
     let place = "\(interface.name) queue \(queue)"
     switch error.code {
     case EBUSY: throw busy(interface, queue, error)

@@ -99,6 +99,17 @@ private let starts: [UInt32] = [0, 5, .max, .max - 3, .max - 20, 0x7fff_fffc]
     #expect(ring.reserve(8).count == 7)
   }
 
+  @Test("a descriptor says whether its packet goes on, beside the length")
+  func continues() {
+    let fake = FakeRing(startingAt: 0)
+    var ring = unsafe ProducerRing(fake.memory)
+    _ = ring.reserve(2)
+    ring.setDescriptor(address: 0x1000, length: 0xffff_ffff, continues: true, at: 0)
+    ring.setDescriptor(address: 0x2000, length: 0xffff_ffff, at: 1)
+    #expect(fake.word(0, entrySize: 16, offset: 8) == 0x1_ffff_ffff)
+    #expect(fake.word(1, entrySize: 16, offset: 8) == 0xffff_ffff)
+  }
+
   @Test("the wake-up flag is the kernel's bit 0")
   func wakeUp() {
     let fake = FakeRing(startingAt: 0)
@@ -136,6 +147,20 @@ private let starts: [UInt32] = [0, 5, .max, .max - 3, .max - 20, 0x7fff_fffc]
       #expect(fake.consumer == start &+ UInt32(consumed))
     }
     #expect(consumed > 100)
+  }
+
+  @Test("an entry says whether its packet goes on; other options are none of ours")
+  func continues() {
+    let fake = FakeRing(startingAt: 0)
+    var ring = unsafe ConsumerRing(fake.memory)
+    for (slot, word) in [0x1_0000_0f00, 0x2_0000_0f00, 0x3_0000_0f00].enumerated() {
+      fake.setWord(UInt32(slot), entrySize: 16, offset: 8, UInt64(word))
+    }
+    fake.producer = 3
+    let slots = ring.peek(3)
+    let entries = (0..<slots.count).map { ring.descriptor(at: $0) }
+    #expect(entries.map(\.continues) == [true, false, true])
+    #expect(entries.allSatisfy { $0.length == 0xf00 })
   }
 
   @Test("cancelled entries come again, and only released slots return to the kernel")
