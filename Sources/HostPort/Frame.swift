@@ -1,20 +1,42 @@
 // A frame is a place and a length; batches of frames cross between port and data path.
+//
+// A packet lies in one frame, or, where the port takes that, in several that follow one another.
+// It never straddles two batches, so nobody has to remember half a packet.
 
-/// One Ethernet frame (without FCS) in the port's frame memory.
+/// A packet, an Ethernet frame without FCS, or a part of one, in the port's frame memory.
 @unsafe @frozen
 public struct Frame {
-  /// First byte of the frame; for a transmit frame, where the frame is to be written.
+  /// First byte; for a transmit frame, where the bytes are to be written.
   public var data: UnsafeMutableRawPointer
-  /// Bytes of the frame; for an empty transmit frame, the room at `data`.
+  /// Bytes; for an empty transmit frame, the room at `data`.
   public var length: UInt32
-  /// The port's own name of the frame; handed back unchanged.
-  public var token: UInt32
+  /// Token, and `continues` in the highest bit.
+  @usableFromInline var word: UInt32
 
+  @usableFromInline static var continuesBit: UInt32 { @inlinable get { 1 << 31 } }
+
+  /// - Parameter token: less than 2^31.
   @inlinable @inline(__always)
-  public init(data: UnsafeMutableRawPointer, length: UInt32, token: UInt32) {
+  public init(data: UnsafeMutableRawPointer, length: UInt32, token: UInt32, continues: Bool = false)
+  {
     unsafe self.data = data
     unsafe self.length = length
-    unsafe self.token = token
+    unsafe word = continues ? token | Frame.continuesBit : token
+  }
+
+  /// The port's own name of the frame; handed back unchanged.
+  @inlinable
+  public var token: UInt32 {
+    @inline(__always) get { unsafe word & ~Frame.continuesBit }
+  }
+
+  /// The next frame of the batch belongs to the same packet.
+  @inlinable
+  public var continues: Bool {
+    @inline(__always) get { unsafe word >= Frame.continuesBit }
+    @inline(__always) set {
+      unsafe word = newValue ? word | Frame.continuesBit : word & ~Frame.continuesBit
+    }
   }
 }
 
@@ -67,6 +89,17 @@ public struct FrameBatch: ~Copyable, @unchecked Sendable {
 
   @inlinable @inline(__always)
   public func removeAll() { unsafe countCell.pointee = 0 }
+
+  /// Packets, of whatever number of frames.  It looks at each frame: not for the data path.
+  public var packetCount: Int {
+    var packets = 0
+    for i in 0..<count { if unsafe !frames[i].continues { packets += 1 } }
+    return packets
+  }
+
+  /// Drops all but the first `kept` frames from the list.
+  @inlinable @inline(__always)
+  public func removeLast(keeping kept: Int) { unsafe countCell.pointee = kept }
 
   /// Drops the first `count` frames from the list and moves the rest up.
   @inlinable

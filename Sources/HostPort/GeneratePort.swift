@@ -16,8 +16,9 @@ public struct GeneratePort: HostPort {
   /// - Parameters:
   ///   - size: bytes of each frame, without FCS; one of `sizes`.
   ///   - destination: the Ethernet address that the frames go to; nil: broadcast.
+  ///   - mtu: that of jumbo frames, unless told otherwise: there is no link to exceed.
   public init(
-    size: Int, destination: MACAddress? = nil, mtu: Int = 1500, queueCount: Int = 64
+    size: Int, destination: MACAddress? = nil, mtu: Int = 9000, queueCount: Int = 64
   ) throws(PortError) {
     guard GeneratePort.sizes.contains(size) else {
       throw PortError(

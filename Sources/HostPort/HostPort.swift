@@ -5,13 +5,18 @@
 // transmit frames out, `transmit` takes them back filled, `cancel` unfilled.  Receive and transmit
 // frames are separate budgets, so a guest that floods cannot starve the other direction.
 
+//
+// A packet is one frame or several (`Frame.continues`), at most `framesPerPacket`.  Both directions
+// keep packets whole: no batch ends within one, and none is sent or given up by halves.
+
 /// What a port is and can do.
 public struct PortCapabilities: Sendable, Equatable {
   /// Queues that can be opened, 0..<queueCount.
   public var queueCount: Int
   /// Largest packet carried, in bytes without the 14 bytes of Ethernet header (and a VLAN tag).
   public var mtu: Int
-  /// Room of a frame, in bytes with Ethernet header.
+  /// Room of a frame, in bytes with Ethernet header; a packet may take several frames
+  /// (`HostPortQueue.framesPerPacket`).
   public var frameSize: Int
 
   public init(queueCount: Int, mtu: Int, frameSize: Int) {
@@ -59,7 +64,12 @@ public protocol HostPortQueue: AnyObject, Sendable {
   /// An endless source: there is no use in waiting for it.
   var isAlwaysReadable: Bool { get }
 
-  /// Appends received frames to `batch` until it is full or none wait; refills the fill ring.
+  /// Frames that a packet takes at most, in either direction: 1 to
+  /// `FrameBatch.standardCapacity`.
+  var framesPerPacket: Int { get }
+
+  /// Appends received frames to `batch`, which has room for a packet, until no further packet fits
+  /// or none wait; refills the fill ring.
   func receive(into batch: borrowing FrameBatch)
   /// Takes received frames back: all frames of `batch`, which is emptied.
   func recycle(_ batch: borrowing FrameBatch)
@@ -69,7 +79,7 @@ public protocol HostPortQueue: AnyObject, Sendable {
   func reserve(_ most: Int, into batch: borrowing FrameBatch)
   /// Queues the first `count` frames of `batch`, whose `data` and `length` describe the bytes to
   /// send, gives the others back unsent and empties the batch.  Always takes all: a reserved frame
-  /// has a place in the transmit ring.
+  /// has a place in the transmit ring.  The last one of the `count` ends a packet.
   func transmit(_ batch: borrowing FrameBatch, count: Int)
   /// Wakes the kernel for what is queued, if it asks for it.  Returns whether frames remain that
   /// the kernel has not taken, so that `flush` must be called again soon.

@@ -8,7 +8,8 @@ public struct NullPort: HostPort {
   public let capabilities: PortCapabilities
   private let geometry: FrameGeometry
 
-  public init(mtu: Int = 1500, queueCount: Int = 64) {
+  /// - Parameter mtu: that of jumbo frames, unless told otherwise: there is no link to exceed.
+  public init(mtu: Int = 9000, queueCount: Int = 64) {
     geometry = SyntheticQueue.geometry(mtu: mtu)
     capabilities = PortCapabilities(
       queueCount: queueCount, mtu: mtu, frameSize: geometry.frameRoom)

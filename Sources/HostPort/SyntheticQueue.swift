@@ -9,12 +9,13 @@ import SharedRing
 import Synchronization
 
 final class SyntheticQueue: HostPortQueue {
-  private static let receiveFrames = 1024
-  private static let transmitFrames = 1024
+  static let receiveFrames = 256
+  static let transmitFrames = 128
 
   let index: Int
   let descriptor: CInt? = nil
   let isAlwaysReadable: Bool
+  let framesPerPacket = 1
   private let memory: FrameMemory
   private let state: HotState<State>
   private let longestFrame: UInt32

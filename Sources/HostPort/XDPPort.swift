@@ -37,6 +37,8 @@ public final class XDPPort: HostPort {
   private let options: XDPPortOptions
   private let geometry: FrameGeometry
   private let program: XDPProgram
+  /// More than 1: packets may lie in several frames.
+  private let framesPerPacket: Int
 
   /// Attaches the steering program; no socket is open yet, so the kernel still gets every frame.
   public init(_ options: XDPPortOptions) throws(PortError) {
@@ -57,18 +59,34 @@ public final class XDPPort: HostPort {
     }
     var notes: [String] = []
     if let reason = program.skbReason { notes.append("\(name): skb XDP, not native: \(reason)") }
-    let largest = FrameGeometry.largestMTU
+    let refusal = XDPPort.multiBufferRefusal(program)
+    let largest = XDPPort.largestMTU(multiBuffer: refusal == nil)
+    let mtu = min(options.mtu, largest)
     if options.mtu > largest {
       notes.append(
-        "\(name): MTU \(options.mtu) is more than a frame holds, larger packets are dropped; "
-          + "at most \(largest) works: `ip link set \(name) mtu \(largest)`")
+        "\(name): MTU \(options.mtu) is too large, packets beyond \(largest) are dropped"
+          + (refusal.map { ": " + $0 } ?? "") + "; `ip link set \(name) mtu \(largest)`")
     }
+    framesPerPacket = geometry.framesPerPacket(forMTU: mtu)
     self.notes = notes
     self.name = name
     self.options = options
     capabilities = PortCapabilities(
-      queueCount: options.queueCount, mtu: min(options.mtu, largest),
-      frameSize: geometry.frameRoom)
+      queueCount: options.queueCount, mtu: mtu, frameSize: geometry.frameRoom)
+  }
+
+  /// The largest MTU of an interface that this port carries.
+  /// - Parameter multiBuffer: packets may lie in several frames.
+  public static func largestMTU(multiBuffer: Bool) -> Int {
+    multiBuffer ? FrameGeometry.largestMultiBufferMTU : FrameGeometry.largestMTU
+  }
+
+  /// Why packets cannot lie in several frames; nil if they can.
+  private static func multiBufferRefusal(_ program: XDPProgram) -> String? {
+    guard program.takesFragments else {
+      return "the kernel takes no XDP program for packets of several buffers"
+    }
+    return AFXDP.multiBufferRefusal()
   }
 
   public func openQueue(_ index: Int) throws(PortError) -> any HostPortQueue {
@@ -85,7 +103,7 @@ public final class XDPPort: HostPort {
     do {
       socket = try XDPSocket(
         interface: options.interface, queue: index, memory: memory, sizes: options.rings,
-        mode: program.mode, copyMode: options.copyMode)
+        mode: program.mode, copyMode: options.copyMode, multiBuffer: framesPerPacket > 1)
     } catch {
       throw PortError(error.description)
     }
@@ -94,6 +112,6 @@ public final class XDPPort: HostPort {
     } catch {
       throw PortError(error.description)
     }
-    return XDPQueue(socket, program)
+    return XDPQueue(socket, program, framesPerPacket: framesPerPacket)
   }
 }

@@ -20,6 +20,7 @@ final class XDPQueue: HostPortQueue {
   private static let shortestFrame: UInt32 = 14
 
   let index: Int
+  let framesPerPacket: Int
   let mode: String
   let descriptor: CInt?
   let isAlwaysReadable = false
@@ -35,6 +36,7 @@ final class XDPQueue: HostPortQueue {
   private let wakeUpFailed = Atomic<UInt64>(0)
   private let invalidFrames = Atomic<UInt64>(0)
   private let strays = Atomic<UInt64>(0)
+  private let tooLong = Atomic<UInt64>(0)
 
   /// What `reserve` and `transmit` know of each other and of the link.
   private struct LinkState {
@@ -42,15 +44,19 @@ final class XDPQueue: HostPortQueue {
     var handedOut: UInt32 = 0
     /// The last wake-up found the interface down or removed.
     var isDown = false
+    /// The rest of the packet that comes out of the RX ring is dropped.
+    var isSkipping = false
   }
 
-  init(_ socket: consuming XDPSocket, _ program: XDPProgram) {
+  init(_ socket: consuming XDPSocket, _ program: XDPProgram, framesPerPacket: Int) {
     index = socket.queue
+    self.framesPerPacket = framesPerPacket
     fd = socket.descriptor
     descriptor = fd
     longestFrame = UInt32(socket.memory.geometry.frameRoom)
     var mode = "\(program.mode.rawValue), \(socket.zeroCopy ? "zero-copy" : "copy")"
     if let reason = socket.copyReason { mode += " (\(reason))" }
+    if framesPerPacket > 1 { mode += ", up to \(framesPerPacket) frames a packet" }
     mode += "; transmit: \(socket.transmitPath.rawValue)"
     mode += "; frame memory in \(socket.memory.pages == .huge ? "huge" : "normal") pages"
     if let node = socket.memory.node { mode += " on NUMA node \(node)" }
@@ -65,6 +71,10 @@ final class XDPQueue: HostPortQueue {
       UInt32(truncatingIfNeeded: batch.capacity &- batch.count))
     guard slots.count > 0 else { return }
     let layout = socket.rings.value.layout
+    if framesPerPacket > 1 {
+      receivePackets(slots, layout, into: batch)
+      return
+    }
     for i in 0..<slots.count {
       let entry = socket.rings.value.receive.descriptor(at: slots.first &+ i)
       if let chunk = layout.chunk(at: entry.address),
@@ -75,6 +85,47 @@ final class XDPQueue: HostPortQueue {
         count(strays, 1)
       }
     }
+    socket.rings.value.receive.release()
+  }
+
+  /// As above, for packets of several frames.  What is left in the ring of a packet that is not
+  /// complete comes again with the next call.
+  private func receivePackets(
+    _ slots: RingSlots, _ layout: FrameLayout, into batch: borrowing FrameBatch
+  ) {
+    // Entries up to here, and frames of the batch, are of complete packets.
+    var doneEntries: UInt32 = 0
+    var doneFrames = batch.count
+    for i in 0..<slots.count {
+      let entry = socket.rings.value.receive.descriptor(at: slots.first &+ i)
+      if let chunk = layout.chunk(at: entry.address),
+        let data = unsafe layout.pointer(at: entry.address)
+      {
+        unsafe batch.append(
+          Frame(data: data, length: entry.length, token: chunk, continues: entry.continues))
+      } else {
+        count(strays, 1)
+        link.value.isSkipping = true
+      }
+      // A NIC drops what is larger than its MTU; the kernel's segmentation offload may not.
+      if batch.count &- doneFrames > framesPerPacket { link.value.isSkipping = true }
+      if link.value.isSkipping {
+        for j in doneFrames..<batch.count {
+          unsafe socket.rings.value.receiveFrames.push(batch[j].token)
+        }
+        batch.removeLast(keeping: doneFrames)
+        doneEntries = i &+ 1
+        if !entry.continues {
+          link.value.isSkipping = false
+          count(tooLong, 1)
+        }
+      } else if !entry.continues {
+        doneEntries = i &+ 1
+        doneFrames = batch.count
+      }
+    }
+    batch.removeLast(keeping: doneFrames)
+    socket.rings.value.receive.cancel(slots.count &- doneEntries)
     socket.rings.value.receive.release()
   }
 
@@ -115,10 +166,8 @@ final class XDPQueue: HostPortQueue {
     if !link.value.isDown || linkIsUpAgain() {
       sent = enqueue(batch, count)
       // Fewer only just after the link came up, with a ring still full of old frames.
-      if sent < count { self.count(linkDown, count &- sent) }
-    } else {
-      self.count(linkDown, count)
     }
+    if sent < count { countLinkDown(batch, sent..<count) }
     for i in sent..<batch.count {
       unsafe socket.rings.value.transmitFrames.push(batch[i].token)
     }
@@ -132,6 +181,7 @@ final class XDPQueue: HostPortQueue {
   private func enqueue(_ batch: borrowing FrameBatch, _ count: Int) -> Int {
     let slots = socket.rings.value.transmit.reserve(UInt32(truncatingIfNeeded: count))
     let layout = socket.rings.value.layout
+    if framesPerPacket > 1 { return enqueuePackets(batch, slots, layout) }
     var slot = slots.first
     for i in 0..<Int(slots.count) {
       let frame = unsafe batch[i]
@@ -148,6 +198,47 @@ final class XDPQueue: HostPortQueue {
     socket.rings.value.transmit.cancel(slots.first &+ slots.count &- slot)
     socket.rings.value.transmit.submit()
     return Int(slots.count)
+  }
+
+  /// As above, for packets of several frames: a packet goes in whole, or not at all.
+  private func enqueuePackets(
+    _ batch: borrowing FrameBatch, _ slots: RingSlots, _ layout: FrameLayout
+  ) -> Int {
+    let places = Int(slots.count)
+    var slot = slots.first
+    var start = 0
+    while start < places {
+      var end = start
+      var isValid = unsafe batch[start].length >= XDPQueue.shortestFrame
+      while true {
+        let frame = unsafe batch[end]
+        if unsafe frame.length == 0 || frame.length > longestFrame { isValid = false }
+        end &+= 1
+        if unsafe !frame.continues { break }
+        if end == places {
+          // Without a place for its end the packet stays out.
+          socket.rings.value.transmit.cancel(slots.first &+ slots.count &- slot)
+          socket.rings.value.transmit.submit()
+          return start
+        }
+      }
+      for i in start..<end {
+        let frame = unsafe batch[i]
+        if isValid {
+          unsafe socket.rings.value.transmit.setDescriptor(
+            address: layout.address(of: frame.data), length: frame.length,
+            continues: frame.continues, at: slot)
+          slot = slot &+ 1
+        } else {
+          unsafe socket.rings.value.transmitFrames.push(frame.token)
+        }
+      }
+      if !isValid { self.count(invalidFrames, 1) }
+      start = end
+    }
+    socket.rings.value.transmit.cancel(slots.first &+ slots.count &- slot)
+    socket.rings.value.transmit.submit()
+    return start
   }
 
   func flush() -> Bool {
@@ -178,6 +269,12 @@ final class XDPQueue: HostPortQueue {
     return true
   }
 
+  private func countLinkDown(_ batch: borrowing FrameBatch, _ frames: Range<Int>) {
+    var packets = 0
+    for i in frames { if unsafe !batch[i].continues { packets &+= 1 } }
+    count(linkDown, packets)
+  }
+
   /// Asks the kernel again; what waits in the ring goes out then.
   private func linkIsUpAgain() -> Bool {
     switch XDPSocket.wakeTransmit(fd) {
@@ -205,6 +302,7 @@ final class XDPQueue: HostPortQueue {
       ("tx_invalid_descs", kernel.transmitInvalid),
       ("device_refused", deviceRefused.load(ordering: .relaxed)),
       ("link_down", linkDown.load(ordering: .relaxed)),
+      ("rx_too_long", tooLong.load(ordering: .relaxed)),
       ("invalid_frames", invalidFrames.load(ordering: .relaxed)),
       ("wakeup_failed", wakeUpFailed.load(ordering: .relaxed)),
       ("stray_addresses", strays.load(ordering: .relaxed)),

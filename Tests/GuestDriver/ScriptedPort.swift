@@ -13,6 +13,8 @@ public final class ScriptedPort: HostPort {
     public var mtu = 1500
     /// Room of a frame in bytes.
     public var frameSize = 2048
+    /// Frames that a packet takes at most.
+    public var framesPerPacket = 1
     public var receiveFrames = 128
     public var transmitFrames = 128
     /// Frames that the kernel takes at a `flush`; the rest has to wait for the next.

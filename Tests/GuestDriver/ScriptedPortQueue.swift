@@ -7,6 +7,7 @@ import Synchronization
 @safe
 public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
   public let index: Int
+  public var framesPerPacket: Int { options.framesPerPacket }
   public let mode = "scripted"
   private let options: ScriptedPort.Options
   private let memory: UnsafeMutableRawPointer
@@ -28,6 +29,10 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
     /// Lengths of the frames in the transmit ring, by token.
     var lengths: [UInt32]
     var offsets: [Int]
+    /// The frame after it in the transmit ring belongs to the same packet, by token.
+    var continues: [Bool]
+    /// What the kernel has taken of a packet that it has not taken whole.
+    var partial: [UInt8] = []
     /// Taken by the kernel, not completed.
     var inKernel: [UInt32] = []
     var incoming: [[UInt8]] = []
@@ -51,7 +56,8 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
     readable = try EventDescriptor()
     var state = State(
       places: Array(repeating: .pool, count: frames), lengths: Array(repeating: 0, count: frames),
-      offsets: Array(repeating: 0, count: frames))
+      offsets: Array(repeating: 0, count: frames),
+      continues: Array(repeating: false, count: frames))
     state.receivePool = (0..<options.receiveFrames).map { UInt32($0) }
     state.transmitPool = (0..<options.transmitFrames).map { UInt32(options.receiveFrames + $0) }
     state.queued.reserveCapacity(frames)
@@ -63,9 +69,10 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
 
   // MARK: For the test
 
-  /// Frames for the guest, in order; received as soon as the data path looks.
+  /// Packets for the guest, in order; received as soon as the data path looks.  One that is longer
+  /// than a frame lies in several.
   public func inject(_ frames: [[UInt8]]) {
-    precondition(frames.allSatisfy { $0.count <= options.frameSize })
+    precondition(frames.allSatisfy { $0.count <= options.frameSize * options.framesPerPacket })
     state.withLock { $0.incoming += frames }
     readable.signal()
   }
@@ -80,7 +87,7 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
 
   public var transmittedCount: Int { state.withLock { $0.transmittedCount } }
   public var transmittedBytes: Int { state.withLock { $0.transmittedBytes } }
-  /// Frames handed to the data path by `receive`.
+  /// Packets handed to the data path by `receive`.
   public var receivedCount: Int { state.withLock { $0.receivedCount } }
   /// Injected frames that nobody has received.
   public var waitingCount: Int { state.withLock { $0.waiting } }
@@ -116,7 +123,7 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
 
   public func receive(into batch: borrowing FrameBatch) {
     state.withLock { state in
-      while !batch.isFull, !state.receivePool.isEmpty {
+      while true {
         let length: Int
         if options.endlessFrameLength > 0 {
           length = options.endlessFrameLength
@@ -125,17 +132,28 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
         } else {
           break
         }
-        let token = state.receivePool.removeLast()
-        let place = unsafe memory + Int(token) * options.frameSize
-        if options.endlessFrameLength == 0 {
-          unsafe state.incoming[state.nextIncoming].withUnsafeBytes {
-            if let base = $0.baseAddress { unsafe place.copyMemory(from: base, byteCount: length) }
-          }
-          state.nextIncoming += 1
+        let frames = max(1, (length + options.frameSize - 1) / options.frameSize)
+        guard batch.count + frames <= batch.capacity, frames <= state.receivePool.count else {
+          break
         }
-        state.places[Int(token)] = .dataPath
+        var start = 0
+        for number in 1...frames {
+          let part = min(options.frameSize, length - start)
+          let token = state.receivePool.removeLast()
+          let place = unsafe memory + Int(token) * options.frameSize
+          if options.endlessFrameLength == 0 {
+            unsafe state.incoming[state.nextIncoming].withUnsafeBytes {
+              guard let base = $0.baseAddress else { return }
+              unsafe place.copyMemory(from: base + start, byteCount: part)
+            }
+          }
+          start += part
+          state.places[Int(token)] = .dataPath
+          unsafe batch.append(
+            Frame(data: place, length: UInt32(part), token: token, continues: number < frames))
+        }
         state.receivedCount += 1
-        unsafe batch.append(Frame(data: place, length: UInt32(length), token: token))
+        if options.endlessFrameLength == 0 { state.nextIncoming += 1 }
       }
       if state.nextIncoming == state.incoming.count, state.nextIncoming > 0 {
         state.incoming.removeAll(keepingCapacity: true)
@@ -180,6 +198,7 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
   public func transmit(_ batch: borrowing FrameBatch, count: Int) {
     state.withLock { state in
       if count > batch.count { state.problems.append("transmit: \(count) of \(batch.count)") }
+      var frames = 0
       for i in 0..<batch.count {
         let frame = unsafe batch[i]
         let token = unsafe frame.token
@@ -198,6 +217,16 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
         }
         state.offsets[Int(token)] = offset
         state.lengths[Int(token)] = UInt32(length)
+        state.continues[Int(token)] = unsafe frame.continues
+        frames += 1
+        if frames > options.framesPerPacket {
+          state.problems.append("transmit: a packet of \(frames) frames")
+        }
+        if unsafe !frame.continues {
+          frames = 0
+        } else if i == count - 1 {
+          state.problems.append("transmit: half a packet")
+        }
         state.places[Int(token)] = .queued
         state.queued.append(token)
       }
@@ -211,12 +240,16 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
       let count = min(options.framesPerFlush, state.queued.count)
       for token in state.queued.prefix(count) {
         let length = Int(state.lengths[Int(token)])
-        state.transmittedCount += 1
+        let isEnd = !state.continues[Int(token)]
+        if isEnd { state.transmittedCount += 1 }
         state.transmittedBytes += length
         if options.records {
           let start = unsafe memory + Int(token) * options.frameSize + state.offsets[Int(token)]
-          state.transmitted.append(
-            unsafe Array(UnsafeRawBufferPointer(start: start, count: length)))
+          unsafe state.partial += UnsafeRawBufferPointer(start: start, count: length)
+          if isEnd {
+            state.transmitted.append(state.partial)
+            state.partial = []
+          }
         }
         if options.completesAtOnce {
           state.places[Int(token)] = .completed

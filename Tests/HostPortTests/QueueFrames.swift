@@ -13,6 +13,28 @@ func frame(
   return bytes
 }
 
+extension FrameBatch {
+  /// Writes a packet over as many reserved frames as it needs, from `index` on; returns how many,
+  /// or nil if there are too few.
+  func write(_ bytes: [UInt8], at index: Int) -> Int? {
+    var index = index
+    let first = index
+    var start = 0
+    repeat {
+      guard index < count else { return nil }
+      let part = unsafe min(bytes.count - start, Int(self[index].length))
+      unsafe bytes.withUnsafeBytes {
+        unsafe self[index].data.copyMemory(from: $0.baseAddress! + start, byteCount: part)
+      }
+      start += part
+      unsafe self[index].length = UInt32(part)
+      unsafe self[index].continues = start < bytes.count
+      index += 1
+    } while start < bytes.count
+    return index - first
+  }
+}
+
 extension HostPortQueue {
   /// Sends the frames, flushing until the kernel has taken them; returns how many found room.
   @discardableResult
@@ -20,16 +42,15 @@ extension HostPortQueue {
     let batch = FrameBatch()
     var sent = 0
     while sent < frames.count {
-      reserve(min(frames.count - sent, batch.capacity), into: batch)
-      let count = batch.count
-      if count == 0 { break }
-      for i in 0..<count {
-        let bytes = frames[sent + i]
-        unsafe batch[i].data.copyMemory(from: bytes, byteCount: bytes.count)
-        unsafe batch[i].length = UInt32(bytes.count)
+      reserve(min((frames.count - sent) * framesPerPacket, batch.capacity), into: batch)
+      var filled = 0
+      let before = sent
+      while sent < frames.count, let used = batch.write(frames[sent], at: filled) {
+        filled += used
+        sent += 1
       }
-      transmit(batch, count: count)
-      sent += count
+      transmit(batch, count: filled)
+      if sent == before { break }
       for _ in 0..<1000 where flush() { usleep(100) }
     }
     return sent
@@ -39,6 +60,7 @@ extension HostPortQueue {
   func collect(_ count: Int, milliseconds: Int = 500) -> [[UInt8]] {
     let batch = FrameBatch()
     var frames: [[UInt8]] = []
+    var packet: [UInt8] = []
     var idle = 0
     while frames.count < count, idle < milliseconds {
       receive(into: batch)
@@ -50,9 +72,14 @@ extension HostPortQueue {
       idle = 0
       for i in 0..<batch.count {
         let frame = unsafe batch[i]
-        frames.append(
-          unsafe Array(UnsafeRawBufferPointer(start: frame.data, count: Int(frame.length))))
+        unsafe packet += UnsafeRawBufferPointer(start: frame.data, count: Int(frame.length))
+        if unsafe !frame.continues {
+          frames.append(packet)
+          packet = []
+        }
       }
+      // A packet never straddles two batches.
+      if !packet.isEmpty { return [] }
       recycle(batch)
     }
     return frames
