@@ -113,7 +113,9 @@ public final class BackEnd {
   /// Ends the session.
   public func end() {
     guard connection != nil else { return }
+    device.willChangeRings()
     rings.indices.forEach(stop)
+    device.didChangeRings()
     for i in rings.indices { rings[i] = Vring(index: i) }
     memory = GuestMemory.empty
     negotiate([])
@@ -172,8 +174,12 @@ public final class BackEnd {
       case .itsRing: ring..<ring + 1
       case .everyRing: rings.indices
       }
+    device.willChangeRings()
     quiet.forEach(stop)
-    defer { quiet.forEach(startIfComplete) }
+    defer {
+      quiet.forEach(startIfComplete)
+      device.didChangeRings()
+    }
     switch (row.handler, payload) {
     case (.empty(let run), .empty): return run(self)
     case (.descriptor(let run), .empty): return run(self, &descriptors)

@@ -35,11 +35,15 @@ public protocol Device: AnyObject {
   /// Writes into configuration space; false, and nothing is changed, if the driver may not.
   /// - Parameter restoring: what was the guest's on another host comes back.
   func writeConfiguration(at offset: Int, _ bytes: [UInt8], restoring: Bool) -> Bool
+  /// Around the stops and starts that one request takes: what follows from them for other things
+  /// than the rings themselves may wait for the end.
+  func willChangeRings()
+  func didChangeRings()
   /// SEND_RARP: announces the guest at its new host.
   func announce(_ address: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8))
 }
 
-/// A device without configuration space and control queue.
+/// A device without configuration space and control queue, and with nothing beside its rings.
 extension Device {
   public var ringCount: Int { 2 * queuePairCount }
   public var offeredProtocolFeatures: ProtocolFeatures { .offered }
@@ -49,4 +53,6 @@ extension Device {
   public func writeConfiguration(at offset: Int, _ bytes: [UInt8], restoring: Bool) -> Bool {
     false
   }
+  public func willChangeRings() {}
+  public func didChangeRings() {}
 }

@@ -58,21 +58,24 @@ package final class RingCounters: Sendable {
   package let calls = Counter()
   /// Receive chains of the driver that were malformed, returned with length 0.
   package let malformedBuffers = Counter()
-  private let drops: [8 of Counter] = [
+  private let dropCounters: [8 of Counter] = [
     Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), Counter(),
   ]
 
   @inline(__always)
-  package func drop(_ reason: DropReason, _ count: Int = 1) { drops[reason.rawValue].add(count) }
+  package func drop(_ reason: DropReason, _ count: Int = 1) { dropCounters[reason.rawValue].add(count) }
 
-  package func dropped(_ reason: DropReason) -> UInt64 { drops[reason.rawValue].current }
+  package func dropped(_ reason: DropReason) -> UInt64 { dropCounters[reason.rawValue].current }
+
+  /// "dropped_no_guest 7" for each reason that there was.
+  package var drops: [String] {
+    DropReason.allCases.filter { dropped($0) > 0 }.map { "dropped_\($0.name) \(dropped($0))" }
+  }
 
   /// "packets 12, bytes 840, calls 3" and the drops that happened.
   package var summary: String {
     var parts = ["packets \(packets.current)", "bytes \(bytes.current)", "calls \(calls.current)"]
-    for reason in DropReason.allCases where dropped(reason) > 0 {
-      parts.append("dropped_\(reason.name) \(dropped(reason))")
-    }
+    parts += drops
     if malformedBuffers.current > 0 {
       parts.append("malformed_buffers \(malformedBuffers.current)")
     }

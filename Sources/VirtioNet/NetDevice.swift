@@ -1,9 +1,7 @@
 // The virtio-net device: what a vhost-user session configures, on top of a host port.
 //
-// Ring 2p is the receive queue of pair p, ring 2p + 1 its transmit queue; port queue p belongs to
-// pair p.  Pair p runs on worker p mod workers.  The port queues of pairs that the guest does not
-// use (firmware uses one pair, a guest may use fewer than it was given) feed the receive queues of
-// the pairs that it does use, so that no frame the NIC hashes there is lost.
+// Ring 2p is the receive queue of pair p, ring 2p + 1 its transmit queue.  All of the port's queues
+// are open, be they more or fewer than the pairs; `Placement` has the rules of which goes where.
 //
 // Confined to the control thread.
 public import HostPort
@@ -17,6 +15,9 @@ public final class NetDevice: Device {
   private let queues: [any HostPortQueue]
   private let workers: [WorkerThread]
   private let counters: [RingCounters]
+  /// By port queue: what its frames met that no ring took.  Its own pair's receive ring counts them
+  /// if it has one.
+  private let feedCounters: [RingCounters]
   /// A worker has answered; for one question at a time.
   private let answered: EventDescriptor
   private let log: @Sendable (String) -> Void
@@ -24,28 +25,23 @@ public final class NetDevice: Device {
   /// Rings that run and are enabled.
   private var enabledRings: Set<Int> = []
   private var runningRings: Set<Int> = []
-  /// Where each port queue is, and which receive ring it feeds.
-  private var placement: [Placement]
-
-  private struct Placement: Equatable {
-    var worker: Int
-    var ring: Int?
-  }
+  private let placement: Placement
+  private var places: [Placement.Place]
+  /// Between `willChangeRings` and `didChangeRings`.
+  private var isChanging = false
 
   /// Opens the port's queues and starts the workers.
   /// - Parameters:
-  ///   - queuePairs: at least 1, at most the port's queues.
-  ///   - cpus: one worker for each, bound to it; empty: one unbound worker a queue pair.
+  ///   - queuePairs: at least 1; the port has at least one queue.
+  ///   - cpus: one worker for each, bound to it; empty: one unbound worker a queue pair.  There are
+  ///     no more workers than queue pairs, or than port queues.
   ///   - log: called on any thread, at most `LogLimit.burst` times and then once a second.
   public init(
     port: any HostPort, queuePairs: Int, cpus: [Int],
     log: @escaping @Sendable (String) -> Void
   ) throws(PortError) {
-    guard queuePairs >= 1, queuePairs <= port.capabilities.queueCount else {
-      throw PortError(
-        "\(port.name): \(queuePairs) queue pairs asked for, but it has "
-          + "\(port.capabilities.queueCount) queues; choose --queues accordingly")
-    }
+    let portQueues = port.capabilities.queueCount
+    precondition(queuePairs >= 1 && portQueues >= 1)
     self.port = port
     // A guest or front-end can cause lines as fast as it resets the device.
     let limit = LogLimit()
@@ -55,15 +51,20 @@ public final class NetDevice: Device {
     }
     self.log = log
     var queues: [any HostPortQueue] = []
-    for index in 0..<queuePairs { queues.append(try port.openQueue(index)) }
+    for index in 0..<portQueues { queues.append(try port.openQueue(index)) }
     self.queues = queues
-    counters = (0..<2 * queuePairs).map { _ in RingCounters() }
-    let workerCount = cpus.isEmpty ? queuePairs : min(cpus.count, queuePairs)
+    let counters = (0..<2 * queuePairs).map { _ in RingCounters() }
+    self.counters = counters
+    feedCounters = (0..<portQueues).map { $0 < queuePairs ? counters[2 * $0] : RingCounters() }
+    let placement = Placement(
+      pairs: queuePairs, portQueues: portQueues,
+      workers: cpus.isEmpty ? queuePairs : cpus.count)
+    self.placement = placement
     do throws(Errno) { answered = try EventDescriptor() } catch {
       throw PortError("no descriptor for the workers: \(error); raise the limit of open files")
     }
     var workers: [WorkerThread] = []
-    for index in 0..<workerCount {
+    for index in 0..<placement.workers {
       do throws(Errno) {
         workers.append(
           try WorkerThread(index: index, cpu: cpus.isEmpty ? nil : cpus[index], log: log))
@@ -76,9 +77,9 @@ public final class NetDevice: Device {
       }
     }
     self.workers = workers
-    placement = (0..<queuePairs).map { Placement(worker: $0 % workerCount, ring: nil) }
+    places = (0..<portQueues).map { .init(worker: placement.worker(ofPortQueue: $0)) }
     for (index, queue) in queues.enumerated() {
-      workers[placement[index].worker].post(.adopt(queue, counters[2 * index], idleSince: 0))
+      workers[places[index].worker].post(.adopt(queue, feedCounters[index], idleSince: 0))
     }
   }
 
@@ -97,7 +98,7 @@ public final class NetDevice: Device {
     return features
   }
 
-  public var queuePairCount: Int { queues.count }
+  public var queuePairCount: Int { placement.pairs }
   public var maximumMTU: Int { port.capabilities.mtu }
 
   /// Nothing depends on it before a ring starts, and then it is in the ring's configuration.
@@ -110,9 +111,9 @@ public final class NetDevice: Device {
     if config.isEnabled { enabledRings.insert(ring) } else { enabledRings.remove(ring) }
     // A transmit ring needs its port queue beside it before it starts; a receive ring must run
     // before frames are sent its way.
-    if ring % 2 == 1 { placePortQueues() }
-    let started: QueueStart = ask(home(of: ring)) {
-      .startQueue(config, queues[ring / 2], counters[ring], $0)
+    if ring % 2 == 1 { settle(placement.portQueue(of: ring)) }
+    let started: QueueStart = ask(placement.worker(of: ring)) {
+      .startQueue(config, queues[placement.portQueue(of: ring)], counters[ring], $0)
     }
     if case .refused(let reason) = started {
       runningRings.remove(ring)
@@ -120,53 +121,49 @@ public final class NetDevice: Device {
       config.error?.signal()
       log("ring \(ring) cannot be started: \(reason)")
     }
-    placePortQueues()
+    settlePortQueues()
   }
 
   public func stopQueue(_ index: Int) -> VringBase? {
     guard runningRings.remove(index) != nil else { return nil }
     enabledRings.remove(index)
-    let base = ask(home(of: index)) { .stopQueue(index, $0) }
-    placePortQueues()
+    let base = ask(placement.worker(of: index)) { .stopQueue(index, $0) }
+    // The worker has let go of its port queues.
+    for queue in places.indices where places[queue].ring == index { places[queue].ring = nil }
+    settlePortQueues()
     return base
   }
 
+  /// Rings that stop and start again leave the port queues where they are.
+  public func willChangeRings() { isChanging = true }
+
+  public func didChangeRings() {
+    isChanging = false
+    settlePortQueues()
+  }
+
   public func announce(_ address: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)) {
-    workers[placement[0].worker].post(.send(ReverseARP.announcement(of: address), port: 0))
+    workers[places[0].worker].post(.send(ReverseARP.announcement(of: address), port: 0))
   }
 
   // MARK: placement
 
-  private func home(of ring: Int) -> Int { (ring / 2) % workers.count }
-
   /// Puts every port queue where its frames are wanted.
-  private func placePortQueues() {
-    let active = (0..<queuePairCount).filter { enabledRings.contains(2 * $0) }
-    for index in 0..<queuePairCount {
-      let wanted = place(index, active)
-      let current = placement[index]
-      if wanted == current { continue }
-      if wanted.worker != current.worker {
-        let idleSince: UInt64 = ask(current.worker) { .yield(index, $0) }
-        workers[wanted.worker].post(
-          .adopt(queues[index], counters[2 * index], idleSince: idleSince))
-      }
-      _ = ask(wanted.worker) { .route(port: index, ring: wanted.ring, $0) }
-      placement[index] = wanted
-    }
+  private func settlePortQueues() {
+    guard !isChanging else { return }
+    queues.indices.forEach(settle)
   }
 
-  private func place(_ index: Int, _ active: [Int]) -> Placement {
-    let home = index % workers.count
-    if active.contains(index) { return Placement(worker: home, ring: 2 * index) }
-    if enabledRings.contains(2 * index + 1) {
-      // Its transmit ring needs it at home: any active pair of the same worker takes its frames.
-      let neighbour = active.first { $0 % workers.count == home }
-      return Placement(worker: home, ring: neighbour.map { 2 * $0 })
+  private func settle(_ index: Int) {
+    let current = places[index]
+    let wanted = placement.place(of: index, enabled: enabledRings, current: current)
+    if wanted == current { return }
+    if wanted.worker != current.worker {
+      let idleSince: UInt64 = ask(current.worker) { .yield(index, $0) }
+      workers[wanted.worker].post(.adopt(queues[index], feedCounters[index], idleSince: idleSince))
     }
-    guard !active.isEmpty else { return Placement(worker: placement[index].worker, ring: nil) }
-    let pair = active[index % active.count]
-    return Placement(worker: pair % workers.count, ring: 2 * pair)
+    _ = ask(wanted.worker) { .route(port: index, ring: wanted.ring, $0) }
+    places[index] = wanted
   }
 
   /// Needs no resource, so a ring can always be stopped.
@@ -186,10 +183,11 @@ public final class NetDevice: Device {
     for pair in 0..<queuePairCount {
       lines.append("receive \(pair): \(counters[2 * pair].summary)")
       lines.append("transmit \(pair): \(counters[2 * pair + 1].summary)")
-      let kernel = queues[pair].statistics.counters.map { "\($0.name) \($0.value)" }
-      if !kernel.isEmpty {
-        lines.append("\(port.name) queue \(pair): \(kernel.joined(separator: ", "))")
-      }
+    }
+    for (index, queue) in queues.enumerated() {
+      var parts = index < queuePairCount ? [] : feedCounters[index].drops
+      parts += queue.statistics.counters.map { "\($0.name) \($0.value)" }
+      if !parts.isEmpty { lines.append("\(port.name) queue \(index): \(parts.joined(separator: ", "))") }
     }
     return lines.joined(separator: "\n")
   }

@@ -11,7 +11,7 @@ import VirtioNet
 import Virtqueue
 
 /// Waits, at most two seconds, until something became true.
-private func eventually(_ condition: () throws -> Bool) rethrows -> Bool {
+func eventually(_ condition: () throws -> Bool) rethrows -> Bool {
   for _ in 0..<2000 {
     if try condition() { return true }
     usleep(1000)
@@ -20,7 +20,7 @@ private func eventually(_ condition: () throws -> Bool) rethrows -> Bool {
 }
 
 /// A guest with some queue pairs on a device.
-private final class Guest {
+final class Guest {
   let ram: GuestRAM
   let memory: GuestMemory
   let port: ScriptedPort
@@ -30,9 +30,12 @@ private final class Guest {
   var calls: [EventDescriptor] = []
   var errors: [EventDescriptor] = []
 
-  init(pairs: Int = 1, cpus: [Int] = [], features: VirtioFeatures = [.version1, .mrgRxbuf]) throws {
+  init(
+    pairs: Int = 1, portQueues: Int? = nil, cpus: [Int] = [],
+    features: VirtioFeatures = [.version1, .mrgRxbuf]
+  ) throws {
     var options = ScriptedPort.Options()
-    options.queueCount = pairs
+    options.queueCount = portQueues ?? pairs
     ram = try GuestRAM(bytes: 16 << 20)
     memory = try ram.memory()
     port = try ScriptedPort(options)
