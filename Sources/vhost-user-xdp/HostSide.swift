@@ -75,6 +75,7 @@ struct HostSide: ~Copyable {
     let preflight = try Preflight(interface, InterfaceRequest(options))
     let owner: InterfaceOwner? = try InterfaceOwner(name, index: interface.index)
     for warning in preflight.warnings { logger.warning("\(warning)") }
+    for note in preflight.notes { logger.notice("\(note)") }
     if !interface.isUp {
       try HostSide.bringUp(name)
       logger.info("\(name) was down and is brought up")
@@ -88,7 +89,7 @@ struct HostSide: ~Copyable {
       options.noPromiscuous ? nil : try HostSide.makePromiscuous(interface)
     var portOptions = XDPPortOptions(
       interface: XDPInterface(name: name, index: UInt32(interface.index)), mtu: interface.mtu,
-      queueCount: options.queuePairs, numaNode: interface.numaNode)
+      queueCount: preflight.queueCount, numaNode: interface.numaNode)
     portOptions.xdpMode = options.xdpMode ?? .auto
     portOptions.copyMode = options.copyMode ?? .auto
     portOptions.addresses = preflight.addresses
@@ -125,7 +126,8 @@ extension InterfaceRequest {
   init(_ options: Options) {
     self.init(
       queuePairs: options.queuePairs, addresses: options.addresses, dedicated: options.dedicated,
-      force: options.force, xdpMode: options.xdpMode ?? .auto)
+      force: options.force, xdpMode: options.xdpMode ?? .auto,
+      multiBuffer: multiBufferRefusal() == nil)
   }
 }
 

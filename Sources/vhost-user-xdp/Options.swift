@@ -48,8 +48,11 @@ struct Options: ParsableArguments {
   @Option(
     name: .customLong("queues"),
     help: ArgumentHelp(
-      "Queue pairs, 1 to \(Options.mostQueuePairs), on as many queues of the interface.",
-      discussion: "QEMU's queues= must not be larger.", valueName: "n"))
+      "Queue pairs, 1 to \(Options.mostQueuePairs), one for each queue of the interface at best.",
+      discussion: """
+        QEMU's queues= must not be larger. Queues of the interface beyond them feed them too; \
+        pairs beyond the queues share queues to transmit.
+        """, valueName: "n"))
   var queuePairs = 1
 
   @Option(

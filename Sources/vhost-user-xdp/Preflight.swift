@@ -6,6 +6,7 @@
 // the NIC or the kernel drops them is refused with the command that cures it, or accepted with a
 // warning when --force says so.
 import AFXDP
+import HostPort
 import Linux
 import Packet
 
@@ -16,17 +17,24 @@ struct InterfaceRequest: Equatable {
   var dedicated = false
   var force = false
   var xdpMode = XDPModeChoice.auto
+  /// The kernel lets a packet lie in several frames.
+  var multiBuffer = true
 }
 
 /// What is to be done with an interface that may be taken.
 struct Preflight: Equatable {
   /// Addresses whose packets go to the guest; empty: all packets do.
   var addresses: [MACAddress]
+  /// Queues of the interface to open, from 0: all that packets can arrive on, and as many as there
+  /// are pairs if it has them.
+  var queueCount: Int
   /// Lines for the log.
   var warnings: [String]
+  /// Lines for the log about what works, in another way than asked for.
+  var notes: [String]
 
-  /// Native mode on a veth needs packets of its other end that fit a page with headroom, Ethernet
-  /// header and skb_shared_info (drivers/net/veth.c, veth_xdp_set).
+  /// Without multi-buffer, native mode on a veth needs packets of its other end that fit a page with
+  /// headroom, Ethernet header and skb_shared_info (drivers/net/veth.c, veth_xdp_set).
   static let largestNativePeerMTU = 4096 - 256 - 14 - 320
 
   init(_ interface: Interface, _ request: InterfaceRequest) throws(StartFailure) {
@@ -41,6 +49,10 @@ struct Preflight: Equatable {
     if let loss = losses.first, !request.force {
       throw StartFailure(loss + ", or accept it with --force")
     }
+    queueCount = min(
+      interface.receiveQueues.count,
+      max(request.queuePairs, (interface.queuesWithTraffic.last ?? 0) + 1))
+    notes = Preflight.notes(interface, queueCount, request.queuePairs)
     warnings = losses + Preflight.warnings(interface, isDedicated: addresses.isEmpty)
   }
 
@@ -61,17 +73,8 @@ struct Preflight: Equatable {
   private static func impossible(
     _ interface: Interface, _ request: InterfaceRequest
   ) -> StartFailure? {
-    let (name, queues) = (interface.name, interface.receiveQueues)
-    if queues.count < request.queuePairs {
-      let settable = queues.channelKind.flatMap { kind in
-        (queues.most ?? 0) >= request.queuePairs
-          ? "run `ethtool -L \(name) \(kind) \(request.queuePairs)` or " : nil
-      }
-      return StartFailure(
-        "\(name) has \(counted(queues.count, "queue")), --queues=\(request.queuePairs) needs as "
-          + "many; \(settable ?? "")use --queues=\(queues.count)")
-    }
-    if request.xdpMode == .native, let peer = interface.peer, let mtu = peer.mtu,
+    let name = interface.name
+    if request.xdpMode == .native, !request.multiBuffer, let peer = interface.peer, let mtu = peer.mtu,
       mtu > largestNativePeerMTU
     {
       let end = peer.name ?? "the other end of \(name)"
@@ -85,31 +88,54 @@ struct Preflight: Equatable {
 
   /// What loses packets, each with its cure.
   private static func losses(_ interface: Interface, _ request: InterfaceRequest) -> [String] {
-    let (name, queues, pairs) = (interface.name, interface.receiveQueues, request.queuePairs)
+    let name = interface.name
     var losses: [String] = []
-    let unserved = interface.queuesWithTraffic.filter { $0 >= pairs }
-    if let last = unserved.last {
-      var cures: [String] = []
-      if let kind = queues.channelKind { cures.append("run `ethtool -L \(name) \(kind) \(pairs)`") }
-      if queues.hashed != nil { cures.append("run `ethtool -X \(name) equal \(pairs)`") }
-      if last < Options.mostQueuePairs { cures.append("use --queues=\(last + 1)") }
-      losses.append(
-        "\(name) spreads packets over queues up to \(last), --queues=\(pairs) serves "
-          + "\(pairs == 1 ? "only queue 0" : "0 to \(pairs - 1)") and the guest would miss the rest; "
-          + cures.joined(separator: " or "))
-    }
     // On a veth the setting has no effect: tags are with the sender's (see `warnings`).
     if interface.stripsVLAN && interface.peer == nil {
       losses.append(
         "\(name) takes VLAN tags out of packets, and the guest would get tagged ones untagged; run "
           + "`ethtool -K \(name) rxvlan off`")
     }
-    if interface.mtu > FrameGeometry.largestMTU {
+    let largest = XDPPort.largestMTU(multiBuffer: request.multiBuffer)
+    if interface.mtu > largest {
+      let reason = request.multiBuffer ? "" : "without multi-buffer AF_XDP (Linux 6.6) "
       losses.append(
-        "\(name) has MTU \(interface.mtu), a packet of AF_XDP has at most \(FrameGeometry.largestMTU) and larger "
-          + "ones would be dropped; run `ip link set \(name) mtu \(FrameGeometry.largestMTU)`")
+        "\(name) has MTU \(interface.mtu), \(reason)at most \(largest) works and larger packets "
+          + "would be dropped; run `ip link set \(name) mtu \(largest)`")
     }
     return losses
+  }
+
+  /// How queue pairs and queues of the interface go together where they are not equally many.
+  private static func notes(_ interface: Interface, _ opened: Int, _ pairs: Int) -> [String] {
+    let (name, queues) = (interface.name, interface.receiveQueues)
+    if pairs < opened {
+      var note =
+        "\(name) spreads packets over \(counted(opened, "queue")), there \(pairs == 1 ? "is" : "are") "
+        + "\(counted(pairs, "queue pair")): queue\(range(pairs, opened)) feed"
+        + "\(opened - pairs == 1 ? "s" : "") the pairs that the guest uses"
+      if let kind = queues.channelKind {
+        note += "; `ethtool -L \(name) \(kind) \(pairs)` would spare "
+          + "\(opened - pairs == 1 ? "its socket" : "their sockets")"
+      }
+      return [note]
+    }
+    if pairs > opened {
+      var note =
+        "\(name) has \(counted(opened, "queue")) for \(pairs) queue pairs: pair\(range(opened, pairs)) "
+        + "transmit\(pairs - opened == 1 ? "s" : "") through the queues of the others and "
+        + "receive\(pairs - opened == 1 ? "s" : "") nothing"
+      if let kind = queues.channelKind, (queues.most ?? 0) >= pairs {
+        note += "; `ethtool -L \(name) \(kind) \(pairs)` gives each its own"
+      }
+      return [note]
+    }
+    return []
+  }
+
+  /// " 2" or "s 2 to 7".
+  private static func range(_ first: Int, _ end: Int) -> String {
+    end - first == 1 ? " \(first)" : "s \(first) to \(end - 1)"
   }
 
   /// What can be wrong outside this interface.

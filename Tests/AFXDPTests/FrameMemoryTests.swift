@@ -21,6 +21,17 @@ import Testing
     #expect(FrameGeometry.largestMTU == 3822)
   }
 
+  @Test("a packet takes as many chunks as its MTU with a VLAN header needs")
+  func framesPerPacket() {
+    let geometry = FrameGeometry(chunkSize: 4096, receiveFrames: 1, transmitFrames: 1)
+    #expect(geometry.framesPerPacket(forMTU: FrameGeometry.largestMTU) == 1)
+    #expect(geometry.framesPerPacket(forMTU: FrameGeometry.largestMTU + 1) == 2)
+    #expect(geometry.framesPerPacket(forMTU: 9000) == 3)
+    let most = FrameGeometry.largestMultiBufferMTU
+    #expect(geometry.framesPerPacket(forMTU: most) == FrameGeometry.mostFramesPerPacket)
+    #expect(geometry.framesPerPacket(forMTU: most + 1) == FrameGeometry.mostFramesPerPacket + 1)
+  }
+
   @Test("the two budgets share no byte, and addresses beyond the range name nothing")
   func layout() throws {
     let memory = try FrameMemory(

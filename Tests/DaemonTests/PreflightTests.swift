@@ -108,33 +108,46 @@ struct PreflightTests {
     #expect(refusal(interface { $0.isEthernet = false }).contains("no Ethernet frames"))
   }
 
-  @Test("more queue pairs than queues are refused, also with --force")
-  func tooManyPairs() {
-    let request = InterfaceRequest(queuePairs: 4, force: true)
+  @Test("as many pairs as queues need no word")
+  func evenPairs() throws {
+    let even = interface { $0.receiveQueues = .init(count: 4, hashed: [0, 1, 2, 3]) }
+    let preflight = try Preflight(even, InterfaceRequest(queuePairs: 4))
+    #expect(preflight.queueCount == 4 && preflight.notes.isEmpty && preflight.warnings.isEmpty)
+  }
+
+  @Test("queue pairs beyond the queues share them, and the line says what gives each its own")
+  func tooManyPairs() throws {
     let settable = interface {
       $0.receiveQueues = .init(count: 2, most: 8, channelKind: "combined")
     }
+    let shared = try Preflight(settable, InterfaceRequest(queuePairs: 4))
+    #expect(shared.queueCount == 2)
     #expect(
-      refusal(settable, request) == """
-        eth1 has 2 queues, --queues=4 needs as many; run `ethtool -L eth1 combined 4` or use \
-        --queues=2
-        """)
+      shared.notes == [
+        "eth1 has 2 queues for 4 queue pairs: pairs 2 to 3 transmit through the queues of the "
+          + "others and receive nothing; `ethtool -L eth1 combined 4` gives each its own"
+      ])
     let fixed = interface { $0.receiveQueues = .init(count: 1, most: 1, channelKind: "rx") }
-    #expect(refusal(fixed, request) == "eth1 has 1 queue, --queues=4 needs as many; use --queues=1")
+    #expect(
+      try Preflight(fixed, InterfaceRequest(queuePairs: 2)).notes == [
+        "eth1 has 1 queue for 2 queue pairs: pair 1 transmits through the queues of the others and "
+          + "receives nothing"
+      ])
   }
 
-  @Test("queues without a socket that get packets are refused with the commands that cure it")
-  func unservedQueues() {
+  @Test("queues beyond the pairs that packets can arrive on are opened, and feed the pairs")
+  func extraQueues() throws {
     let spread = interface {
-      $0.receiveQueues = .init(
-        count: 8, most: 8, channelKind: "combined", hashed: Array(0..<8))
+      $0.receiveQueues = .init(count: 8, most: 8, channelKind: "combined", hashed: Array(0..<6))
     }
+    let preflight = try Preflight(spread, InterfaceRequest(queuePairs: 2))
+    #expect(preflight.queueCount == 6)
+    #expect(preflight.warnings.isEmpty)
     #expect(
-      refusal(spread, InterfaceRequest(queuePairs: 2)) == """
-        eth1 spreads packets over queues up to 7, --queues=2 serves 0 to 1 and the guest would \
-        miss the rest; run `ethtool -L eth1 combined 2` or run `ethtool -X eth1 equal 2` or use \
-        --queues=8, or accept it with --force
-        """)
+      preflight.notes == [
+        "eth1 spreads packets over 6 queues, there are 2 queue pairs: queues 2 to 5 feed the pairs "
+          + "that the guest uses; `ethtool -L eth1 combined 2` would spare their sockets"
+      ])
   }
 
   @Test("queues that the hash table leaves out need no socket")
@@ -142,14 +155,20 @@ struct PreflightTests {
     let restricted = interface {
       $0.receiveQueues = .init(count: 8, most: 8, channelKind: "combined", hashed: [0, 1])
     }
-    #expect(try Preflight(restricted, InterfaceRequest(queuePairs: 2)).warnings.isEmpty)
+    let preflight = try Preflight(restricted, InterfaceRequest(queuePairs: 2))
+    #expect(preflight.queueCount == 2 && preflight.notes.isEmpty && preflight.warnings.isEmpty)
   }
 
   @Test("without a hash table every queue counts")
-  func noHashTable() {
+  func noHashTable() throws {
     let rx = interface { $0.receiveQueues = .init(count: 2, most: 4, channelKind: "rx") }
-    #expect(refusal(rx).contains("serves only queue 0"))
-    #expect(refusal(rx).contains("`ethtool -L eth1 rx 1` or use --queues=2"))
+    let preflight = try Preflight(rx, InterfaceRequest())
+    #expect(preflight.queueCount == 2)
+    #expect(
+      preflight.notes == [
+        "eth1 spreads packets over 2 queues, there is 1 queue pair: queue 1 feeds the pairs that "
+          + "the guest uses; `ethtool -L eth1 rx 1` would spare its socket"
+      ])
   }
 
   @Test("VLAN stripping is refused with the command that ends it")
@@ -167,14 +186,21 @@ struct PreflightTests {
     #expect(try Preflight(veth, InterfaceRequest()).warnings.isEmpty)
   }
 
-  @Test("an MTU beyond a chunk is refused with the largest that works", arguments: [3822, 3823])
-  func largeMTU(mtu: Int) {
-    let text = refusal(interface { $0.mtu = mtu })
-    if mtu == 3822 {
-      #expect(text.hasPrefix("accepted"))
-    } else {
-      #expect(text.contains("`ip link set eth1 mtu 3822`"))
-    }
+  @Test("a jumbo MTU is taken where packets may lie in several frames", arguments: [9000, 65262])
+  func jumboMTU(mtu: Int) throws {
+    let preflight = try Preflight(interface { $0.mtu = mtu }, InterfaceRequest())
+    #expect(preflight.warnings.isEmpty && preflight.notes.isEmpty)
+  }
+
+  @Test(
+    "an MTU beyond the frames of a packet is refused with the largest that works",
+    arguments: [(true, 65262), (false, 3822)])
+  func largeMTU(multiBuffer: Bool, largest: Int) {
+    let request = InterfaceRequest(multiBuffer: multiBuffer)
+    #expect(refusal(interface { $0.mtu = largest }, request).hasPrefix("accepted"))
+    let text = refusal(interface { $0.mtu = largest + 1 }, request)
+    #expect(text.contains("`ip link set eth1 mtu \(largest)`"))
+    #expect(text.contains("without multi-buffer AF_XDP (Linux 6.6)") == !multiBuffer)
   }
 
   @Test("--force accepts every loss and says each")
@@ -182,10 +208,10 @@ struct PreflightTests {
     let bad = interface {
       $0.stripsVLAN = true
       $0.mtu = 9000
-      $0.receiveQueues = .init(count: 2)
     }
-    let warnings = try Preflight(bad, InterfaceRequest(force: true)).warnings
-    #expect(warnings.count == 3)
+    let request = InterfaceRequest(force: true, multiBuffer: false)
+    let warnings = try Preflight(bad, request).warnings
+    #expect(warnings.count == 2)
     #expect(!warnings.contains { $0.contains("--force") })
   }
 
@@ -195,12 +221,14 @@ struct PreflightTests {
     #expect(refusal(used, InterfaceRequest(force: true)).contains("--dedicated"))
   }
 
-  @Test("--xdp-mode=native is refused on a veth whose other end has too large an MTU")
+  @Test("without multi-buffer native XDP is refused on a veth whose other end has a large MTU")
   func nativeOnVeth() throws {
     let veth = interface { $0.peer = .init(name: "eth2", leavesChecksums: false, mtu: 3507) }
-    let native = InterfaceRequest(xdpMode: .native)
+    let native = InterfaceRequest(xdpMode: .native, multiBuffer: false)
     #expect(refusal(veth, native).contains("`ip link set eth2 mtu 3506`"))
-    #expect(try Preflight(veth, InterfaceRequest()).warnings.isEmpty)
+    for request in [InterfaceRequest(multiBuffer: false), InterfaceRequest(xdpMode: .native)] {
+      #expect(try Preflight(veth, request).warnings.isEmpty)
+    }
   }
 
   @Test("a veth whose other end leaves checksums unfilled is taken with a warning")

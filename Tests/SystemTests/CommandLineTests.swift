@@ -46,7 +46,7 @@ extension SystemTests {
     func refusals() throws {
       let refused = [
         ["--interface=nosuch0"], ["--interface=nic0", "--queues=0"],
-        ["--interface=nic0", "--queues=7"], ["--interface=nic0", "--mac=not-an-address"],
+        ["--interface=nic0", "--queues=129"], ["--interface=nic0", "--mac=not-an-address"],
         ["--interface=generate:5"], ["--interface=null:", "--fd=1"], ["--nonsense"], [],
       ]
       for options in refused {
@@ -189,13 +189,18 @@ extension SystemTests {
       #expect(try daemon.wait(within: 2) == .exited(0))
     }
 
-    @Test("a queue of the interface that nobody serves is refused with the cure, unless --force")
-    func unservedQueue() throws {
+    @Test("queues of the interface without a pair, and pairs without a queue, are served and said")
+    func unevenQueues() throws {
       let wide = try Wire(queues: 2)
-      let (status, output) = try wide.refusal(of: ["--interface=nic0", "--dedicated"])
-      #expect(status != .exited(0))
-      #expect(output.contains("ethtool -L nic0") && output.contains("--queues=2"), "\(output)")
-      _ = try wide.startDaemon("--force")
+      for (pairs, line) in [
+        (1, "queue 1 feeds the pairs that the guest uses"),
+        (3, "pair 2 transmits through the queues of the others"),
+      ] {
+        let daemon = try wide.startDaemon("--queues=\(pairs)")
+        try daemon.process.waitFor(line)
+        try daemon.process.waitFor("nic0 queue 1: ")
+        daemon.process.end()
+      }
     }
 
     @Test("the log names what a front-end negotiated and the mode of each queue")

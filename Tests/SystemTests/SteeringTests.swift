@@ -39,10 +39,20 @@ extension SystemTests {
       try flows(pairs: 2)
     }
 
+    @Test("a queue of the interface beyond the queue pairs feeds the guest")
+    func moreQueuesThanPairs() throws {
+      try flows(pairs: 1, daemonPairs: 1)
+    }
+
+    @Test("a guest with more queue pairs than the interface has queues gets every frame")
+    func morePairsThanQueues() throws {
+      try flows(pairs: 3, daemonPairs: 3)
+    }
+
     /// Frames of many flows, which the far end spreads over two queues.
-    private func flows(pairs: Int) throws {
+    private func flows(pairs: Int, daemonPairs: Int = 2) throws {
       let wire = try Wire(queues: 2)
-      let daemon = try wire.startDaemon("--queues=2")
+      let daemon = try wire.startDaemon("--queues=\(daemonPairs)")
       let driver = try wire.startTestpmd(
         "rxonly", device: "mac=\(Self.guestAddress),queues=\(pairs),queue_size=1024",
         options: ["--rxq=\(pairs)", "--txq=\(pairs)"])
