@@ -111,7 +111,7 @@ public final class NetDevice: Device {
     if config.isEnabled { enabledRings.insert(ring) } else { enabledRings.remove(ring) }
     // A transmit ring needs its port queue beside it before it starts; a receive ring must run
     // before frames are sent its way.
-    if ring % 2 == 1 { settle(placement.portQueue(of: ring)) }
+    if ring % 2 == 1 && config.isEnabled { settle(placement.portQueue(of: ring)) }
     let started: QueueStart = ask(placement.worker(of: ring)) {
       .startQueue(config, queues[placement.portQueue(of: ring)], counters[ring], $0)
     }

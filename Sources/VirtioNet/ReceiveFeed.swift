@@ -118,7 +118,7 @@ package final class ReceiveFeed {
     for _ in 0..<64 {
       port.receive(into: spare)
       if spare.count == 0 { return }
-      counters.drop(.noGuestBuffers, held.count)
+      counters.drop(.noGuestBuffers, held.packetCount)
       port.recycle(held)
       for i in 0..<spare.count { unsafe held.append(spare[i]) }
       spare.removeAll()
@@ -127,7 +127,7 @@ package final class ReceiveFeed {
 
   /// Gives the waiting frames back, before the port queue moves to another worker.
   package func release() {
-    counters.drop(.noGuest, held.count)
+    counters.drop(.noGuest, held.packetCount)
     port.recycle(held)
     route(to: nil)
   }
@@ -136,7 +136,7 @@ package final class ReceiveFeed {
   private func drain(_ reason: DropReason) {
     for _ in 0..<64 {
       if held.count > 0 {
-        counters.drop(reason, held.count)
+        counters.drop(reason, held.packetCount)
         port.recycle(held)
       }
       if port.isAlwaysReadable { return }

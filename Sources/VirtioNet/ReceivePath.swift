@@ -4,6 +4,7 @@
 // to undo.  With MRG_RXBUF a packet may lie over several chains; its header says how many in
 // num_buffers, and all of its used elements become visible together.  Without it one chain takes
 // the packet, or the packet is dropped and counted, and num_buffers is 1 (virtio 1.3, 5.1.6.4).
+// How many frames of the port the packet lies in has nothing to do with that.
 //
 // Hostile: the chains.  A malformed one goes back with length 0, together with the chains before
 // it that the packet would have used, since chains go back in order; the packet waits for the next
@@ -62,15 +63,21 @@ package final class ReceivePath {
     var bytes = 0
     let count = batch.count
     loop: while done < count {
-      let frame = unsafe batch[done]
-      switch unsafe place(frame, in: queue) {
+      var end = done
+      var length = unsafe Int(batch[end].length)
+      while unsafe batch[end].continues && end &+ 1 < count {
+        end &+= 1
+        unsafe length &+= Int(batch[end].length)
+      }
+      end &+= 1
+      switch place(batch, from: done, to: end, length: length, in: queue) {
       case .placed:
         delivered &+= 1
-        unsafe bytes &+= Int(frame.length)
+        bytes &+= length
       case .dropped: counters.drop(.tooLongForGuest)
       case .noBuffers: break loop
       }
-      done &+= 1
+      done = end
     }
     counters.packets.add(delivered)
     counters.bytes.add(bytes)
@@ -83,11 +90,13 @@ package final class ReceivePath {
   /// Interrupts the guest if it wants that.
   package func callIfNeeded() { if queue.callIfNeeded() { counters.calls.add(1) } }
 
+  /// Places the packet of `length` bytes that lies in the frames from `first` to before `end`.
   @inline(__always)
   private func place<Queue: Virtqueue & ~Copyable>(
-    _ frame: Frame, in queue: borrowing Queue
+    _ batch: borrowing FrameBatch, from first: Int, to end: Int, length: Int,
+    in queue: borrowing Queue
   ) -> Placement {
-    let needed = unsafe headerLength &+ Int(frame.length)
+    let needed = headerLength &+ length
     buffers.removeAll()
     var position = queue.position
     var count = 0
@@ -119,7 +128,12 @@ package final class ReceivePath {
       low: 0,
       high: VirtioNetHeader.receivedTail(bufferCount: UInt16(truncatingIfNeeded: count)),
       length: headerLength)
-    unsafe buffers.copy(frame.data, length: Int(frame.length), to: headerLength)
+    var offset = headerLength
+    for i in first..<end {
+      let frame = unsafe batch[i]
+      unsafe buffers.copy(frame.data, length: Int(frame.length), to: offset)
+      unsafe offset &+= Int(frame.length)
+    }
     var start = 0
     for i in 0..<count {
       let end = min(ends[i], needed)

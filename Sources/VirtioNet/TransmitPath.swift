@@ -1,10 +1,10 @@
 // Guest to host: from a transmit virtqueue into the frames of a port queue.
 //
-// One copy: the bytes of a chain, however it is cut, become one linear private frame.  After the
-// copy the guest cannot change what was checked, its chain is done and goes back at once, in order.
+// One copy: the bytes of a chain, however it is cut, become one linear private frame, or several
+// where a packet is larger than a frame.  After the copy the guest cannot change what was checked, its chain is done and goes back at once, in order.
 // "No linear head": nothing is assumed about which descriptor holds the header or where the packet
-// starts.  A turn takes as many chains as there are frames; without frames it takes none, and the
-// guest's ring fills up: that is the back-pressure.
+// starts.  A turn takes chains as long as there are frames for any packet; without frames it takes
+// none, and the guest's ring fills up: that is the back-pressure.
 //
 // Hostile: the chain and the header.  A bad one costs that packet (virtio 1.3, 5.1.6.2).
 package import HostPort
@@ -16,6 +16,7 @@ package final class TransmitPath {
   package let queue: AnyVirtqueue
   let isEnabled: Bool
   private let headerLength: Int
+  private let framesPerPacket: Int
   private let port: any HostPortQueue
   private let counters: RingCounters
   private let buffers: DeviceReadableBuffers
@@ -34,6 +35,7 @@ package final class TransmitPath {
     isEnabled = config.isEnabled
     headerLength = VirtioNetHeader.length(for: config.features)
     self.port = port
+    framesPerPacket = port.framesPerPacket
     self.counters = counters
     buffers = DeviceReadableBuffers(capacity: max(1024, 2 * config.size))
     batch = FrameBatch()
@@ -56,25 +58,30 @@ package final class TransmitPath {
       starved.value = false
       return 0
     }
-    guard isEnabled else { return discard(min(waiting, batch.capacity), from: queue) }
+    let most = min(waiting, batch.capacity)
+    guard isEnabled else { return discard(most, from: queue) }
 
-    port.reserve(min(waiting, batch.capacity), into: batch)
+    port.reserve(min(most &* framesPerPacket, batch.capacity), into: batch)
     let frames = batch.count
-    starved.value = frames == 0
-    if frames == 0 { return 0 }
+    starved.value = frames < framesPerPacket
+    if frames < framesPerPacket {
+      if frames > 0 { port.transmit(batch, count: 0) }
+      return 0
+    }
 
     var position = queue.position
     var chains = 0
     var filled = 0
+    var packets = 0
     var bytes = 0
-    loop: while chains < frames {
+    loop: while chains < most && filled &+ framesPerPacket <= frames {
       switch queue.collect(at: &position, into: buffers) {
       case .chain(let chain):
-        let length = unsafe copyPacket(to: batch[filled])
-        if length > 0 {
-          unsafe batch[filled].length = UInt32(truncatingIfNeeded: length)
-          filled &+= 1
-          bytes &+= length
+        let used = copyPacket(toFrame: filled)
+        if used > 0 {
+          filled &+= used
+          packets &+= 1
+          bytes &+= buffers.byteCount &- headerLength
         }
         queue.push(chain, length: 0)
       case .malformed(let chain, _):
@@ -87,22 +94,24 @@ package final class TransmitPath {
     queue.take(to: position)
     port.transmit(batch, count: filled)
     queue.publish()
-    counters.packets.add(filled)
+    counters.packets.add(packets)
     counters.bytes.add(bytes)
     if queue.callIfNeeded() { counters.calls.add(1) }
     return chains
   }
 
-  /// Copies the packet that was collected into `frame`; returns its length, or 0 for a packet that
-  /// was dropped and counted.
+  /// Copies the packet that was collected into the frames of the batch from `first` on; returns how
+  /// many it took, or 0 for a packet that was dropped and counted.
   @inline(__always)
-  private func copyPacket(to frame: Frame) -> Int {
+  private func copyPacket(toFrame first: Int) -> Int {
     let length = buffers.byteCount &- headerLength
     if length < TransmitPath.shortestFrame {
       counters.drop(.tooShort)
       return 0
     }
-    if unsafe length > Int(frame.length) {
+    let frame = unsafe batch[first]
+    let room = unsafe Int(frame.length)
+    if length > room &* framesPerPacket {
       counters.drop(.tooLong)
       return 0
     }
@@ -113,8 +122,25 @@ package final class TransmitPath {
       counters.drop(.badHeader)
       return 0
     }
+    if length > room { return scatter(length, room: room, from: first) }
     unsafe buffers.copy(from: headerLength, length: length, to: frame.data)
-    return length
+    unsafe batch[first].length = UInt32(truncatingIfNeeded: length)
+    return 1
+  }
+
+  /// Copies a packet that is larger than a frame; each frame of the batch has the same room.
+  private func scatter(_ length: Int, room: Int, from first: Int) -> Int {
+    var copied = 0
+    var index = first
+    while copied < length {
+      let part = min(room, length &- copied)
+      unsafe buffers.copy(from: headerLength &+ copied, length: part, to: batch[index].data)
+      copied &+= part
+      unsafe batch[index].length = UInt32(truncatingIfNeeded: part)
+      unsafe batch[index].continues = copied < length
+      index &+= 1
+    }
+    return index &- first
   }
 
   /// A disabled ring is drained, not stalled (vhost-user, "Ring states").
