@@ -63,7 +63,9 @@ package final class RingCounters: Sendable {
   ]
 
   @inline(__always)
-  package func drop(_ reason: DropReason, _ count: Int = 1) { dropCounters[reason.rawValue].add(count) }
+  package func drop(_ reason: DropReason, _ count: Int = 1) {
+    dropCounters[reason.rawValue].add(count)
+  }
 
   package func dropped(_ reason: DropReason) -> UInt64 { dropCounters[reason.rawValue].current }
 

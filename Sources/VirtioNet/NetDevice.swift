@@ -187,7 +187,9 @@ public final class NetDevice: Device {
     for (index, queue) in queues.enumerated() {
       var parts = index < queuePairCount ? [] : feedCounters[index].drops
       parts += queue.statistics.counters.map { "\($0.name) \($0.value)" }
-      if !parts.isEmpty { lines.append("\(port.name) queue \(index): \(parts.joined(separator: ", "))") }
+      if !parts.isEmpty {
+        lines.append("\(port.name) queue \(index): \(parts.joined(separator: ", "))")
+      }
     }
     return lines.joined(separator: "\n")
   }

@@ -51,8 +51,8 @@ package struct Placement: Equatable {
     let home = worker(ofPortQueue: index)
     if index < pairs && enabled.contains(2 * index) { return Place(worker: home, ring: 2 * index) }
     let active = (0..<pairs).filter { enabled.contains(2 * $0) }
-    if stride(from: index, to: pairs, by: portQueues).contains(where: { enabled.contains(2 * $0 + 1) })
-    {
+    let senders = stride(from: index, to: pairs, by: portQueues)
+    if senders.contains(where: { enabled.contains(2 * $0 + 1) }) {
       // A transmit ring needs it at home: a pair in use on the same worker takes its frames.
       let neighbour = active.first { worker(of: 2 * $0) == home }
       return Place(worker: home, ring: neighbour.map { 2 * $0 })

@@ -74,8 +74,8 @@ struct Preflight: Equatable {
     _ interface: Interface, _ request: InterfaceRequest
   ) -> StartFailure? {
     let name = interface.name
-    if request.xdpMode == .native, !request.multiBuffer, let peer = interface.peer, let mtu = peer.mtu,
-      mtu > largestNativePeerMTU
+    if request.xdpMode == .native, !request.multiBuffer, let peer = interface.peer,
+      let mtu = peer.mtu, mtu > largestNativePeerMTU
     {
       let end = peer.name ?? "the other end of \(name)"
       return StartFailure(
@@ -109,26 +109,27 @@ struct Preflight: Equatable {
   /// How queue pairs and queues of the interface go together where they are not equally many.
   private static func notes(_ interface: Interface, _ opened: Int, _ pairs: Int) -> [String] {
     let (name, queues) = (interface.name, interface.receiveQueues)
+    let difference = abs(opened - pairs)
+    let command = queues.channelKind.map { "`ethtool -L \(name) \($0) \(pairs)`" }
     if pairs < opened {
-      var note =
-        "\(name) spreads packets over \(counted(opened, "queue")), there \(pairs == 1 ? "is" : "are") "
-        + "\(counted(pairs, "queue pair")): queue\(range(pairs, opened)) feed"
-        + "\(opened - pairs == 1 ? "s" : "") the pairs that the guest uses"
-      if let kind = queues.channelKind {
-        note += "; `ethtool -L \(name) \(kind) \(pairs)` would spare "
-          + "\(opened - pairs == 1 ? "its socket" : "their sockets")"
+      let cure = command.map {
+        "; \($0) would spare \(difference == 1 ? "its socket" : "their sockets")"
       }
-      return [note]
+      return [
+        "\(name) spreads packets over \(counted(opened, "queue")), there "
+          + "\(pairs == 1 ? "is" : "are") \(counted(pairs, "queue pair")): "
+          + "queue\(range(pairs, opened)) feed\(difference == 1 ? "s" : "") the pairs that the "
+          + "guest uses" + (cure ?? "")
+      ]
     }
     if pairs > opened {
-      var note =
-        "\(name) has \(counted(opened, "queue")) for \(pairs) queue pairs: pair\(range(opened, pairs)) "
-        + "transmit\(pairs - opened == 1 ? "s" : "") through the queues of the others and "
-        + "receive\(pairs - opened == 1 ? "s" : "") nothing"
-      if let kind = queues.channelKind, (queues.most ?? 0) >= pairs {
-        note += "; `ethtool -L \(name) \(kind) \(pairs)` gives each its own"
-      }
-      return [note]
+      let cure = (queues.most ?? 0) >= pairs ? command.map { "; \($0) gives each its own" } : nil
+      let ending = difference == 1 ? "s" : ""
+      return [
+        "\(name) has \(counted(opened, "queue")) for \(pairs) queue pairs: "
+          + "pair\(range(opened, pairs)) transmit\(ending) through the queues of the others and "
+          + "receive\(ending) nothing" + (cure ?? "")
+      ]
     }
     return []
   }
