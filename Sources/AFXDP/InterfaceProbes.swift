@@ -59,6 +59,8 @@ public struct InterfaceProbes: Sendable {
   let driver: DriverAnswer
   /// Why no AF_XDP socket can be made; nil: one was made, and closed.
   let socketFailure: Errno?
+  /// Why the kernel does not let a packet lie in several frames; nil: it does.
+  let multiBufferFailure: String?
   let kernel: KernelRelease
 
   /// Asks the kernel.
@@ -77,16 +79,19 @@ public struct InterfaceProbes: Sendable {
     } catch {
       socketFailure = error
     }
+    multiBufferFailure = multiBufferRefusal()
     kernel = .running
   }
 
   /// Answers that were made up.
   init(
-    interface: Interface, driver: DriverAnswer, socketFailure: Errno?, kernel: KernelRelease
+    interface: Interface, driver: DriverAnswer, socketFailure: Errno?,
+    multiBufferFailure: String?, kernel: KernelRelease
   ) {
     self.interface = interface
     self.driver = driver
     self.socketFailure = socketFailure
+    self.multiBufferFailure = multiBufferFailure
     self.kernel = kernel
   }
 
@@ -145,11 +150,22 @@ extension InterfaceProbes {
   }
 
   private var mtu: Finding {
-    let largest = FrameGeometry.largestMTU
-    return Finding(
-      "mtu", interface.mtu <= largest ? .supported : .unsupported,
-      "the largest MTU whose frames are carried is \(largest)", probe: "IFLA_MTU"
-    ).with("value", .number(interface.mtu))
+    let (state, reason): (Finding.State, String) =
+      if interface.mtu <= FrameGeometry.largestMTU {
+        (.supported, "a packet fits one frame")
+      } else if interface.mtu > FrameGeometry.largestMultiBufferMTU {
+        (.unsupported, "the largest MTU is \(FrameGeometry.largestMultiBufferMTU)")
+      } else if let multiBufferFailure {
+        (
+          socketFailure == nil ? .unsupported : .unknown,
+          "a packet beyond MTU \(FrameGeometry.largestMTU) needs several frames: "
+            + multiBufferFailure
+        )
+      } else {
+        (.supported, "a packet may lie in several frames")
+      }
+    return Finding("mtu", state, reason, probe: "IFLA_MTU")
+      .with("value", .number(interface.mtu))
   }
 }
 
@@ -215,7 +231,12 @@ extension InterfaceProbes {
     }
   }
 
+  /// Of the driver and, where it could be asked, of the kernel.
   private var multiBuffer: Finding {
+    if let multiBufferFailure, socketFailure == nil {
+      return Finding(
+        "multi-buffer", .unsupported, multiBufferFailure, probe: "bind(2) with XDP_USE_SG")
+    }
     var segments: Int?
     let finding = ask("multi-buffer", "xdp-features and xdp-zc-max-segs") { features in
       segments = features.zeroCopySegments

@@ -1,13 +1,11 @@
 // JSON to print: members in the order in which they are given, indented by two spaces.  RFC 8259.
 
-enum JSONValue: Equatable {
+enum JSONValue {
   case object([(String, JSONValue)])
   case array([JSONValue])
   case text(String)
   case number(Int)
   case bool(Bool)
-
-  static func == (a: JSONValue, b: JSONValue) -> Bool { a.rendered() == b.rendered() }
 
   /// The document, without a line feed at its end.
   func rendered(indentation: String = "") -> String {

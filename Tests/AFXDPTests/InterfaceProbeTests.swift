@@ -16,10 +16,11 @@ struct InterfaceProbeTests {
 
   private func findings(
     _ interface: Interface, _ driver: InterfaceProbes.DriverAnswer, socketFailure: Errno? = nil,
-    kernel: KernelRelease = KernelRelease(6, 12)
+    multiBufferFailure: String? = nil, kernel: KernelRelease = KernelRelease(6, 12)
   ) -> [String: Finding] {
     let probes = InterfaceProbes(
-      interface: interface, driver: driver, socketFailure: socketFailure, kernel: kernel)
+      interface: interface, driver: driver, socketFailure: socketFailure,
+      multiBufferFailure: multiBufferFailure, kernel: kernel)
     let all = probes.identity + probes.abilities + probes.transmitMetadata
     return Dictionary(uniqueKeysWithValues: all.map { ($0.name, $0) })
   }
@@ -87,6 +88,33 @@ struct InterfaceProbeTests {
     let old = findings(guest, .noFamily, kernel: KernelRelease(5, 11))
     #expect(old["no-linear-tx"]?.state == .unsupported)
     #expect(findings(hardware, .noFamily)["no-linear-tx"]?.state == .unknown)
+  }
+
+  @Test("an MTU of more than a frame needs a kernel that spreads packets over several")
+  func largeMTU() {
+    func state(_ mtu: Int, _ failure: String?, _ socketFailure: Errno? = nil) -> Finding.State? {
+      var interface = hardware
+      interface.mtu = mtu
+      return findings(
+        interface, .features(everything), socketFailure: socketFailure,
+        multiBufferFailure: failure)["mtu"]?.state
+    }
+    #expect(state(1500, "none") == .supported)
+    #expect(state(9000, nil) == .supported)
+    #expect(state(9000, "none") == .unsupported)
+    #expect(state(9000, "no socket", Errno(EPERM)) == .unknown)
+    #expect(state(FrameGeometry.largestMultiBufferMTU + 1, nil) == .unsupported)
+  }
+
+  @Test("a kernel without multi-buffer makes the driver's word worth nothing")
+  func multiBuffer() {
+    let driver = InterfaceProbes.DriverAnswer.features(everything)
+    #expect(
+      findings(hardware, driver, multiBufferFailure: "none")["multi-buffer"]?.state
+        == .unsupported)
+    let unasked = findings(
+      hardware, driver, socketFailure: Errno(EPERM), multiBufferFailure: "no socket")
+    #expect(unasked["multi-buffer"]?.state == .supported)
   }
 
   @Test("an interface without a device has no bus and no node, and a large MTU is not carried")
