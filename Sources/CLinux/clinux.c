@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -122,4 +123,10 @@ int clinux_sealed_memory(const char *name, size_t length) {
   int error = errno;
   close(fd);
   return -error;
+}
+
+int clinux_map_again(void *target, void *source, size_t length) {
+  /* An old size of 0 leaves the pages where they are too. */
+  void *mapped = mremap(source, 0, length, MREMAP_MAYMOVE | MREMAP_FIXED, target);
+  return mapped == MAP_FAILED ? -errno : 0;
 }

@@ -38,6 +38,10 @@ ssize_t clinux_send_fds(int socket, const void *buffer, size_t length, const int
  * Returns its descriptor (close-on-exec) or -errno. */
 int clinux_sealed_memory(const char *name, size_t length);
 
+/* Maps `length` bytes of shared memory, which are mapped at `source`, at `target` too, in place of
+ * what is there.  Both are page aligned.  Returns 0 or -errno. */
+int clinux_map_again(void *target, void *source, size_t length);
+
 /* From now on a bus error in this range of shared memory, which its owner has cut, puts zeros in
  * place of the rest of the range.  `page` is the page size of the mapping.  To be ended before the
  * range is unmapped. */
