@@ -24,6 +24,9 @@ public struct EpollSet: ~Copyable, Sendable {
       adopting: try checkedCall { epoll_create1(CInt(EPOLL_CLOEXEC)) })
   }
 
+  /// For another epoll set: readable while an event waits here.
+  public var raw: CInt { descriptor.raw }
+
   public func add(_ fd: CInt, _ interest: Interest, tag: UInt64) throws(Errno) {
     try control(EPOLL_CTL_ADD, fd, interest, tag)
   }

@@ -6,7 +6,10 @@ extension BackEnd {
   /// Smallest MTU of Ethernet that carries IPv4 (RFC 791).
   private static let smallestMTU = 68
 
-  private var offered: VirtioFeatures { device.offeredFeatures.union(.protocolFeatures) }
+  private var offered: VirtioFeatures {
+    let able = device.offeredFeatures.union(.protocolFeatures)
+    return iotlb == nil ? able.subtracting(.accessPlatform) : able
+  }
 
   /// GET_QUEUE_NUM.  QEMU and DPDK take the number for queue pairs of a net device.  Front-ends
   /// that forward a control queue, or are made like those (crosvm, cloud-hypervisor), count
@@ -27,6 +30,7 @@ extension BackEnd {
     }
     if rings.allSatisfy({ $0.kick == nil }) { device.driverMayBegin() }
     negotiate(wanted.intersection(offered))
+    forgetTranslations()
     // Without PROTOCOL_FEATURES there is no SET_VRING_ENABLE.
     if !features.contains(.protocolFeatures) {
       for i in rings.indices { rings[i].isEnabled = true }
@@ -74,6 +78,7 @@ extension BackEnd {
     inflight?.clear()
     negotiate([])
     device.reset()
+    forgetTranslations()
     status = 0
     return .acknowledge
   }
@@ -106,7 +111,7 @@ extension BackEnd {
   }
 
   func setChannel(_ sockets: inout ReceivedDescriptors) -> Reply {
-    if let socket = sockets.takeFirst() { channel = BackEndChannel(adopting: socket) }
+    if let socket = sockets.takeFirst() { takeChannel(BackEndChannel(adopting: socket)) }
     return .acknowledge
   }
 }

@@ -16,9 +16,14 @@ extension BackEnd {
   /// Gives a ring to the device, if it is known well enough to run.
   func startIfComplete(_ ring: Int) {
     guard !rings[ring].isStarted,
-      let config = rings[ring].config(
+      var config = rings[ring].config(
         features: features.subtracting(.protocolFeatures), memory: memory, inflight: inflight)
     else { return }
+    if isTranslating {
+      guard let translation = translation(for: config) else { return }
+      config.translation = translation
+    }
+    rings[ring].mapping = config.translation?.ring
     rings[ring].isStarted = true
     device.startQueue(config)
   }
@@ -50,6 +55,8 @@ extension BackEnd {
   /// GET_VRING_BASE stops the ring for good: it starts again with the next SET_VRING_KICK.
   func takeBase(_ ring: Int) -> Reply {
     rings[ring].kick = nil
+    // The front-end tells no changes to a device that stands still.
+    if !rings.contains(where: { $0.kick != nil }) { forgetTranslations() }
     let base = rings[ring].base ?? .start(for: features)
     return .vringState(VringState(index: UInt32(ring), number: base.rawValue))
   }

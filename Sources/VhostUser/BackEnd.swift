@@ -37,7 +37,7 @@ public final class BackEnd {
   private var connection: Connection?
 
   var rings: [Vring]
-  var memory = GuestMemory.empty
+  var memory = GuestMemory.empty { didSet { moveTranslations() } }
   /// Offered and acknowledged, with PROTOCOL_FEATURES.
   var features: VirtioFeatures = []
   var protocolFeatures: ProtocolFeatures = []
@@ -48,6 +48,10 @@ public final class BackEnd {
   var inflight: InflightArea?
   /// An area that was handed out and has not come back yet: kept open until it is sent.
   var lentInflightFile: OwnedDescriptor?
+  /// Nil: this process had no descriptor left for it, and ACCESS_PLATFORM is not offered.
+  var iotlb: Iotlb?
+  /// Everything that the session waits for.
+  private(set) var events: EpollSet?
 
   private var refusals = 0
   private var unknownRequests: Set<UInt32> = []
@@ -66,14 +70,26 @@ public final class BackEnd {
     self.device = device
     self.log = log
     self.connected = connected
+    let raw = socket.raw
     connection = Connection(socket)
     rings = (0..<device.ringCount).map(Vring.init(index:))
+    do throws(Errno) {
+      let iotlb = try Iotlb()
+      let events = try EpollSet()
+      try events.add(raw, .readable, tag: 0)
+      try events.add(iotlb.misses.wakeUp.raw, .readable, tag: 0)
+      self.iotlb = iotlb
+      self.events = consume events
+    } catch { events = nil }
   }
 
   deinit { end() }
 
-  /// The socket, for an epoll set (readable, level-triggered); nil after the end.
-  public var descriptor: Int32? { connection?.raw }
+  /// For an epoll set (readable, level-triggered); nil after the end.
+  public var descriptor: Int32? {
+    guard let raw = connection?.raw else { return nil }
+    return events?.raw ?? raw
+  }
   /// The front-end's process, if the kernel told.
   public var peerProcess: Int? { connection?.peerProcess ?? nil }
   /// Whether the session is over.
@@ -93,10 +109,13 @@ public final class BackEnd {
   /// - Throws: what ended the session, which has ended then.
   public func handleReadable() throws(VhostUserError) -> Progress {
     do throws(VhostUserError) {
+      serveTranslations()
       for _ in 0..<64 {
         guard connection != nil else { return .closed }
         switch try connection!.next() {
-        case .waiting: return .waiting
+        case .waiting:
+          settleTranslations()
+          return .waiting
         case .closed:
           end()
           return .closed

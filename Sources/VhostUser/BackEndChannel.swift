@@ -2,10 +2,11 @@
 // communication" and "Back-end message types"): a socket that the front-end sends with
 // SET_BACKEND_REQ_FD.
 //
-// No request here asks for a reply, so none comes and nothing waits for the peer.  A front-end
-// takes a closed channel for the end of the back-end, so it is held as long as the session.
+// Nothing waits for the peer: a request goes out or is refused, and replies, which only IOTLB
+// misses ask for, are taken when they come.  A front-end takes a closed channel for the end of the
+// back-end, so it is held as long as the session.
 //
-// Hostile: the front-end, which may not read the channel.  What does not fit is not sent.
+// Hostile: the front-end, which may not read the channel, or send anything over it.
 import GuestMemory
 import Linux
 
@@ -18,12 +19,15 @@ enum BackEndRequest: Equatable, Sendable {
   case ringCall(ring: Int)
   case ringError(ring: Int)
 
-  var bytes: [UInt8] {
+  static let iotlbRequest: UInt32 = 1
+
+  /// - Parameter wantsReply: REPLY_ACK was negotiated.
+  func bytes(wantsReply: Bool) -> [UInt8] {
     var payload: [UInt8] = []
     let number: UInt32
     switch self {
     case .iotlb(let message):
-      number = 1
+      number = BackEndRequest.iotlbRequest
       payload.append(number: message.iova)
       payload.append(number: message.size)
       payload.append(number: message.frontEnd.value)
@@ -38,24 +42,81 @@ enum BackEndRequest: Equatable, Sendable {
       payload.append(number: UInt32(ring))
       payload.append(number: UInt32(0))
     }
-    let header = MessageHeader(request: number, size: UInt32(payload.count))
+    let header = MessageHeader(
+      request: number,
+      flags: MessageHeader.version | (wantsReply ? MessageHeader.needReplyFlag : 0),
+      size: UInt32(payload.count))
     return header.bytes + payload
   }
 }
 
 struct BackEndChannel: ~Copyable {
   private let socket: UnixSocket
-  /// A request went only in part: whatever followed would be taken for the rest of it.
-  private var isBroken = false
+  /// The end of a request that went only in part; whatever else followed would be taken for it.
+  private var unsent: [UInt8] = []
+  private var incoming = [UInt8](repeating: 0, count: BackEndChannel.replySize)
+  private var received = 0
+  private var isClosed = false
+
+  /// A header and a number.
+  private static let replySize = MessageHeader.byteCount + 8
 
   init(adopting socket: consuming OwnedDescriptor) { self.socket = UnixSocket(adopting: socket) }
 
-  /// False if the front-end does not read, or has gone.
-  mutating func send(_ request: BackEndRequest) -> Bool {
-    if isBroken { return false }
-    let bytes = request.bytes
-    let result = socket.send(bytes)
-    if case .done(let count) = result, count < bytes.count { isBroken = true }
-    return result == .done(bytes.count)
+  /// For an epoll set.
+  var raw: Int32 { socket.raw }
+
+  /// False if the front-end does not read now, or has gone.
+  mutating func send(_ request: BackEndRequest, wantsReply: Bool = false) -> Bool {
+    if isClosed { return false }
+    if !unsent.isEmpty {
+      guard case .done(let count) = socket.send(unsent) else { return false }
+      unsent.removeFirst(count)
+      if !unsent.isEmpty { return false }
+    }
+    let bytes = request.bytes(wantsReply: wantsReply)
+    switch socket.send(bytes) {
+    case .done(let count):
+      unsent = Array(bytes[count...])
+      return true
+    case .wouldBlock: return false
+    case .failed:
+      isClosed = true
+      return false
+    }
+  }
+
+  enum Received: Equatable {
+    /// To the oldest request that asked for one and has none; zero: done.
+    case reply(UInt64)
+    case nothing
+    /// The front-end has closed the channel, or sends what is no reply: there is nothing to be had
+    /// from it any more.
+    case closed
+  }
+
+  mutating func receive() -> Received {
+    while !isClosed, received < BackEndChannel.replySize {
+      var descriptors = ReceivedDescriptors()
+      do throws(Errno) {
+        switch try socket.receive(
+          into: &incoming, at: received..<BackEndChannel.replySize, descriptors: &descriptors)
+        {
+        case .bytes(let count): received += count
+        case .wouldBlock: return .nothing
+        case .endOfStream: isClosed = true
+        }
+      } catch { isClosed = true }
+    }
+    if isClosed { return .closed }
+    received = 0
+    var reader = PayloadReader(incoming)
+    let (request, flags, size) = (reader.next32(), reader.next32(), reader.next32())
+    guard request == BackEndRequest.iotlbRequest, flags & MessageHeader.replyFlag != 0, size == 8
+    else {
+      isClosed = true
+      return .closed
+    }
+    return .reply(reader.next64())
   }
 }

@@ -1,5 +1,6 @@
 // What a device must do for a vhost-user session.  The session configures; queues are started and
 // stopped whole, so a running queue is never touched from outside.
+public import GuestMemory
 public import Virtqueue
 
 public protocol Device: AnyObject {
@@ -39,6 +40,11 @@ public protocol Device: AnyObject {
   /// than the rings themselves may wait for the end.
   func willChangeRings()
   func didChangeRings()
+  /// Gives every running queue that is behind a vIOMMU other translations; when this returns, none
+  /// uses an older one.
+  func translate(by table: Translations)
+  /// The front-end has no such translation: a chain that waits for it is malformed.
+  func refuse(_ miss: TranslationMiss)
   /// SEND_RARP: announces the guest at its new host.
   func announce(_ address: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8))
 }

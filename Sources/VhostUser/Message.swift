@@ -99,8 +99,11 @@ public struct IotlbMessage: Equatable, Sendable {
   public var frontEnd: FrontEndAddress
   /// 1: read, 2: write, 3: both.
   public var permission: UInt8
-  /// 1: miss, 2: update, 3: invalidate, 4: access fail.
   public var type: UInt8
+
+  static let miss: UInt8 = 1
+  static let update: UInt8 = 2
+  static let invalidate: UInt8 = 3
 }
 
 /// "A device configuration space description".

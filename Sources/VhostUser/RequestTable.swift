@@ -166,9 +166,11 @@ enum RequestTable {
       .number { back, mtu throws(VhostUserError) in try back.setMTU(mtu) }),
     RequestRow(
       21, "SET_BACKEND_REQ_FD", descriptors: 1...1, requires: .offered(.backendReq),
+      quiesces: .everyRing,
       .descriptor { back, sockets in back.setChannel(&sockets) }),
     RequestRow(
-      22, "IOTLB_MSG", requires: .accessPlatform, refusal: .reply(.number(1)), .none),
+      22, "IOTLB_MSG", requires: .accessPlatform, refusal: .reply(.number(1)),
+      .iotlb { back, message throws(VhostUserError) in try back.changeTranslations(message) }),
     RequestRow(23, "SET_VRING_ENDIAN", requires: .negotiated(.crossEndian), .none),
     RequestRow(
       24, "GET_CONFIG", requires: .negotiated(.config), refusal: .reply(.empty),

@@ -28,6 +28,7 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
   case inflight(request: String, InflightDefect)
   case mtuTooLarge(mtu: UInt64, largest: Int)
   case configuration(request: String, offset: UInt32, size: Int)
+  case translation(TranslationError)
 
   /// Whether the connection is over.
   public var endsConnection: Bool {
@@ -71,6 +72,7 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
       "\(request): value \(value) is not \(allowed)"
     case .memory(let request, let error): "\(request): \(error)"
     case .inflight(let request, let error): "\(request): \(error)"
+    case .translation(let error): "IOTLB_MSG: \(error)"
     case .mtuTooLarge(let mtu, let largest):
       "NET_SET_MTU: the host port carries an MTU of \(largest), not \(mtu); start the guest with "
         + "host_mtu=\(largest) or less, or raise the MTU of the interface"

@@ -33,6 +33,8 @@ struct Vring {
   var call: EventDescriptor?
   var error: EventDescriptor?
   var isEnabled = false
+  /// Behind a vIOMMU: where the ring was when it was started last.
+  var mapping: RingMapping?
   /// The device has it: `startQueue` was called, `stopQueue` not yet.
   var isStarted = false
 

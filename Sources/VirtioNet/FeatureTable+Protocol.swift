@@ -28,7 +28,7 @@ extension FeatureTable {
     FeatureRow(
       5, "BACKEND_REQ",
       .offered(
-        effect: "the channel is taken; the back-end has nothing to ask yet",
+        effect: "the channel is held; IOTLB misses go out over it",
         test: "SET_BACKEND_REQ_FD is held until it is replaced or the session ends")),
     FeatureRow(
       6, "CROSS_ENDIAN",

@@ -82,7 +82,11 @@ extension FeatureTable {
       .offered(
         effect: "without it: legacy, 10-byte header (12 with MRG_RXBUF), little-endian only",
         test: "a guest that boots from legacy firmware into a modern driver starts afresh")),
-    FeatureRow(33, "ACCESS_PLATFORM", .leftOut(because: "no vIOMMU yet: addresses are physical")),
+    FeatureRow(
+      33, "ACCESS_PLATFORM",
+      .offered(
+        effect: "behind a vIOMMU: addresses are looked up in the front-end's translations (IOTLB)",
+        test: "after an invalidation is acknowledged, nothing is written where it was before")),
     FeatureRow(34, "RING_PACKED", .leftOut(because: "rings are split rings")),
     FeatureRow(35, "IN_ORDER", .leftOut(because: "heads go back in order, but one by one")),
     FeatureRow(36, "ORDER_PLATFORM", .leftOut(because: "the rings are served by a CPU")),

@@ -4,6 +4,7 @@
 // are open, be they more or fewer than the pairs; `Placement` has the rules of which goes where.
 //
 // Confined to the control thread.
+public import GuestMemory
 public import HostPort
 public import VhostUser
 public import Virtqueue
@@ -93,6 +94,7 @@ public final class NetDevice: Device {
   public var offeredFeatures: VirtioFeatures {
     var features: VirtioFeatures = [
       .mrgRxbuf, .mtu, .guestAnnounce, .anyLayout, .ringIndirectDesc, .ringEventIdx, .version1,
+      .accessPlatform,
     ]
     if queuePairCount > 1 { features.insert(.mq) }
     return features
@@ -140,6 +142,20 @@ public final class NetDevice: Device {
   public func didChangeRings() {
     isChanging = false
     settlePortQueues()
+  }
+
+  public func translate(by table: Translations) {
+    let replies = workers.map { worker in
+      let reply = Reply<Bool>(signalling: answered)
+      worker.post(.translate(table, reply))
+      return reply
+    }
+    // They share an event; each looks at its own answer before it waits for that.
+    for reply in replies { _ = reply.wait() }
+  }
+
+  public func refuse(_ miss: TranslationMiss) {
+    for worker in workers { worker.post(.refuse(miss)) }
   }
 
   public func announce(_ address: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)) {

@@ -7,6 +7,7 @@
 // Going to sleep is the delicate moment: kicks are wanted again, then every ring is looked at once
 // more (Notification.swift).  Kick descriptors are watched edge-triggered and never read: a system
 // call less per wake-up.
+package import GuestMemory
 package import HostPort
 package import Linux
 import SharedRing
@@ -22,6 +23,9 @@ package enum WorkerMessage: Sendable {
   case yield(Int, Reply<UInt64>)
   /// Frames of port queue `port` go to receive ring `ring`.
   case route(port: Int, ring: Int?, Reply<Bool>)
+  /// Other translations for every ring behind a vIOMMU.
+  case translate(Translations, Reply<Bool>)
+  case refuse(TranslationMiss)
   case send([UInt8], port: Int)
   case end
 }
@@ -44,6 +48,8 @@ package final class Worker {
   /// Rings without a kick descriptor: they have to be looked at without being asked.
   private var unkicked: Set<Int> = []
   private var faultsReported: Set<Int> = []
+  /// By ring behind a vIOMMU: who gets to hear what translations it lacks.
+  private var misses: [Int: Mailbox<TranslationMiss>] = [:]
   private var isRunning = true
 
   /// Empty turns before going to sleep: about 20 microseconds.  A blocked reader costs the sender
@@ -71,6 +77,7 @@ package final class Worker {
         continue
       }
       let moved = turn()
+      if !misses.isEmpty { reportMisses() }
       let pending = flush()
       turns &+= 1
       if turns & 1023 == 0 { shed() }
@@ -173,6 +180,12 @@ package final class Worker {
       let path = ring.flatMap { ring in receive.first { $0.queue.index == ring } }
       feeds.first(where: { $0.port.index == port })?.route(to: path)
       reply.fulfil(true)
+    case .translate(let table, let reply):
+      translate(by: table)
+      reply.fulfil(true)
+    case .refuse(let miss):
+      transmit.forEach { $0.queue.refuse(miss) }
+      receive.forEach { $0.queue.refuse(miss) }
     case .send(let bytes, let port):
       send(bytes, port)
     case .end:
@@ -196,6 +209,7 @@ package final class Worker {
         path.queue.signalCall()
       }
     } catch { return .refused("\(error)") }
+    misses[config.index] = config.translation?.misses
     if let kick = config.kick {
       do throws(Errno) {
         try epoll.add(kick.raw, [.readable, .edge], tag: 2)
@@ -214,6 +228,7 @@ package final class Worker {
     if let kick = kicks.removeValue(forKey: ring) { epoll.remove(kick.raw) }
     unkicked.remove(ring)
     faultsReported.remove(ring)
+    misses[ring] = nil
     if let path = transmit.remove(where: { $0.queue.index == ring }) { return path.queue.base }
     guard let path = receive.remove(where: { $0.queue.index == ring }) else { return nil }
     feeds.forEach { if $0.target === path { $0.route(to: nil) } }
@@ -252,6 +267,23 @@ package final class Worker {
     }
     unsafe batch[0].length = UInt32(bytes.count)
     feed.port.transmit(batch, count: 1)
+  }
+
+  // MARK: vIOMMU
+
+  private func translate(by table: Translations) {
+    transmit.forEach { if misses[$0.queue.index] != nil { $0.queue.translate(by: table) } }
+    receive.forEach { if misses[$0.queue.index] != nil { $0.queue.translate(by: table) } }
+  }
+
+  @inline(never)
+  private func reportMisses() {
+    transmit.forEach { path in
+      if let miss = path.queue.takeMiss() { misses[path.queue.index]?.post(miss) }
+    }
+    receive.forEach { path in
+      if let miss = path.queue.takeMiss() { misses[path.queue.index]?.post(miss) }
+    }
   }
 
   /// A ring that turned out impossible is reported once; it stays, dead, until it is stopped.

@@ -2,6 +2,7 @@
 //
 // The data path opens it once for a batch, and calls a function that is specialised for the format
 // in it.  The verbs here are for everything that is rarer.
+public import GuestMemory
 
 public enum AnyVirtqueue: ~Copyable {
   case split(SplitVirtqueue)
@@ -101,6 +102,22 @@ extension AnyVirtqueue: Virtqueue {
   public func enableKicks(beyond position: QueuePosition) -> Bool {
     switch self {
     case .split(let queue): queue.enableKicks(beyond: position)
+    }
+  }
+
+  public func takeMiss() -> TranslationMiss? {
+    switch self {
+    case .split(let queue): queue.takeMiss()
+    }
+  }
+  public func translate(by table: Translations) {
+    switch self {
+    case .split(let queue): queue.translate(by: table)
+    }
+  }
+  public func refuse(_ miss: TranslationMiss) {
+    switch self {
+    case .split(let queue): queue.refuse(miss)
     }
   }
 }

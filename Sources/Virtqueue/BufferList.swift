@@ -17,6 +17,16 @@ struct BufferList: ~Copyable {
     @usableFromInline var capacity: Int
     /// Bytes in all runs.
     @usableFromInline var bytes: Int
+    /// What the last walk that came to an unmapped address wanted there.
+    var miss: Miss = .none
+    var missed: UInt64 = 0
+  }
+  @usableFromInline
+  enum Miss {
+    case buffer
+    case table
+    /// Nothing that a translation could give.
+    case none
   }
   @usableFromInline let cells: HotState<Cells>
 
@@ -34,6 +44,24 @@ struct BufferList: ~Copyable {
   func removeAll() {
     unsafe cells.value.count = 0
     unsafe cells.value.bytes = 0
+  }
+
+  /// Ends a walk at an address that is not mapped.
+  @usableFromInline @inline(never)
+  func unmapped(_ address: UInt64, _ miss: Miss) -> ChainDefect {
+    unsafe cells.value.miss = miss
+    unsafe cells.value.missed = address
+    return .unmapped
+  }
+
+  /// What a walk that ended so lacks.
+  func miss(writable: Bool) -> TranslationMiss? {
+    let address = unsafe IOVirtualAddress(cells.value.missed)
+    return switch unsafe cells.value.miss {
+    case .buffer: TranslationMiss(address: address, access: writable ? .write : .read)
+    case .table: TranslationMiss(address: address, access: .read)
+    case .none: nil
+    }
   }
 
   /// False if the list is full.

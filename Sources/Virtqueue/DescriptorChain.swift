@@ -71,9 +71,8 @@ extension SplitVirtqueue {
         if unsafe !ring.value.indirect { return .badIndirectFlags }
         let length = descriptor.length
         if length == 0 || length & 15 != 0 || length > 16 * 32768 { return .badIndirectTable }
-        guard let run = unsafe ring.value.memory.run(at: descriptor.address, length: length) else {
-          return .unmapped
-        }
+        guard let run = unsafe ring.value.readable.run(at: descriptor.address, length: length)
+        else { return list.unmapped(descriptor.address, .table) }
         if unsafe run.length < Int(length) {
           return walkScattered(descriptor, writable: writable, into: list)
         }
@@ -86,7 +85,8 @@ extension SplitVirtqueue {
       }
       if (descriptor.flags & Descriptor.write != 0) != writable { return .wrongDirection }
       if let defect = unsafe list.add(
-        descriptor.address, descriptor.length, of: ring.value.memory)
+        descriptor.address, descriptor.length,
+        of: writable ? ring.value.writable : ring.value.readable)
       {
         return defect
       }
@@ -105,14 +105,17 @@ extension SplitVirtqueue {
     var index = 0
     for _ in 0..<entries {
       let address = table.address &+ UInt64(16 * index)
-      guard let run = unsafe ring.value.memory.run(at: address, length: 16),
-        unsafe run.length == 16
-      else { return .unmapped }
+      guard let run = unsafe ring.value.readable.run(at: address, length: 16) else {
+        return list.unmapped(address, .table)
+      }
+      // An entry has to lie in one piece; whether the rest is mapped makes no difference.
+      if unsafe run.length < 16 { return list.unmapped(address, .none) }
       let descriptor = unsafe Descriptor(at: run.base)
       if descriptor.flags & Descriptor.indirect != 0 { return .badIndirectFlags }
       if (descriptor.flags & Descriptor.write != 0) != writable { return .wrongDirection }
       if let defect = unsafe list.add(
-        descriptor.address, descriptor.length, of: ring.value.memory)
+        descriptor.address, descriptor.length,
+        of: writable ? ring.value.writable : ring.value.readable)
       {
         return defect
       }
@@ -131,7 +134,9 @@ extension BufferList {
     var address = address
     var left = length
     while left > 0 {
-      guard let run = unsafe memory.run(at: address, length: left) else { return .unmapped }
+      guard let run = unsafe memory.run(at: address, length: left) else {
+        return unmapped(address, .buffer)
+      }
       if unsafe !append(run) { return .tooManyBuffers }
       // A run is at most `left` long and ends inside a region, which ends below 2^64.
       unsafe left &-= UInt32(truncatingIfNeeded: run.length)

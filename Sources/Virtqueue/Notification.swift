@@ -45,7 +45,7 @@ extension SplitVirtqueue {
 
   @inlinable @inline(__always)
   public func enableKicks(beyond position: QueuePosition) -> Bool {
-    if unsafe ring.value.fault != nil { return false }
+    if unsafe ring.value.fault != nil || ring.value.isStalled { return false }
     let index = RingIndex(position.value)
     if unsafe ring.value.eventIdx {
       unsafe ring.value.writeAvailEvent(index)

@@ -15,7 +15,9 @@ struct SplitRing {
   @usableFromInline let descriptors: UnsafeMutableRawPointer
   @usableFromInline let avail: UnsafeMutableRawPointer
   @usableFromInline let used: UnsafeMutableRawPointer
-  @usableFromInline let memory: GuestMemoryView
+  /// Where buffers are looked up, by what the device does with them.
+  @usableFromInline var readable: GuestMemoryView
+  @usableFromInline var writable: GuestMemoryView
   @usableFromInline let size: Int
   @usableFromInline let mask: UInt16
   @usableFromInline let eventIdx: Bool
@@ -32,6 +34,8 @@ struct SplitRing {
   @usableFromInline var fault: QueueFault?
   /// Our part of the front-end's in-flight area, if it has one.
   @usableFromInline var inflight: UnsafeMutableRawPointer?
+  /// The next chain waits for a translation.
+  @usableFromInline var isStalled = false
 
   static func descriptorBytes(size: Int) -> Int { 16 * size }
   static func availBytes(size: Int) -> Int { 4 + 2 * size + 2 }

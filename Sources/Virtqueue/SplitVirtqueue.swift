@@ -2,7 +2,7 @@
 //
 // A position is an index into the available ring.  The driver's index is read again only when a
 // position has caught up with what is known of it.
-import GuestMemory
+public import GuestMemory
 public import Linux
 public import SharedRing
 
@@ -15,6 +15,7 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
   /// Keeps the mappings that `ring` points into.
   private let memory: GuestMemory
   private let inflight: InflightArea?
+  @usableFromInline let translation: TranslationState
 
   /// Continues at used->idx, which tells what was completed even when the process that ran the
   /// ring before was killed.
@@ -25,11 +26,11 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
       config.usedRing.value % 4 == 0
     else { throw .misalignedRing }
     guard
-      let descriptors = unsafe config.memory.ring(
+      let descriptors = unsafe config.ring(
         at: config.descriptorTable, length: SplitRing.descriptorBytes(size: size)),
-      let avail = unsafe config.memory.ring(
+      let avail = unsafe config.ring(
         at: config.availRing, length: SplitRing.availBytes(size: size)),
-      let used = unsafe config.memory.ring(
+      let used = unsafe config.ring(
         at: config.usedRing, length: SplitRing.usedBytes(size: size))
     else { throw .ringNotInMemory }
     // The regions themselves may be mapped at any offset of the file.
@@ -38,8 +39,8 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
     else { throw .misalignedRing }
     let start = unsafe RingIndex(used.acquire16(2))
     var state = unsafe SplitRing(
-      descriptors: descriptors, avail: avail, used: used, memory: config.memory.view,
-      size: size, mask: UInt16(size - 1),
+      descriptors: descriptors, avail: avail, used: used, readable: config.readable,
+      writable: config.writable, size: size, mask: UInt16(size - 1),
       eventIdx: config.features.contains(.ringEventIdx),
       indirect: config.features.contains(.ringIndirectDesc),
       nextAvail: start, availIndex: start, nextUsed: start, calledUsed: start, fault: nil,
@@ -56,6 +57,7 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
     error = config.error
     memory = config.memory
     inflight = config.inflight
+    translation = TranslationState(config)
     unsafe ring = HotState(state)
   }
 
@@ -85,7 +87,7 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
   /// which is not before the next head to take; false also when the queue has a fault.
   @inlinable @inline(__always)
   func reloadAvailable(from position: RingIndex) -> Bool {
-    if unsafe ring.value.fault != nil { return false }
+    if unsafe ring.value.fault != nil || ring.value.isStalled { return false }
     let next = unsafe ring.value.nextAvail
     let index = unsafe ring.value.availIdx
     let ahead = index.distance(from: next)
@@ -107,6 +109,10 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
     buffers.list.removeAll()
     let chain = DescriptorChain(id: head, slots: 1)
     if let defect = walk(head, writable: false, into: buffers.list) {
+      if defect == .unmapped, stalls(before: position, buffers.list, writable: false) {
+        position.value &-= 1
+        return .none
+      }
       return .malformed(chain, defect)
     }
     return .chain(chain)
@@ -120,6 +126,10 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
     position.value &+= 1
     let chain = DescriptorChain(id: head, slots: 1)
     if let defect = walk(head, writable: true, into: buffers.list) {
+      if defect == .unmapped, stalls(before: position, buffers.list, writable: true) {
+        position.value &-= 1
+        return .none
+      }
       return .malformed(chain, defect)
     }
     return .chain(chain)
@@ -161,6 +171,33 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
     if let region = unsafe ring.value.inflight {
       unsafe region.release16(SplitInflight.usedIdx, ring.value.nextUsed.value)
     }
+  }
+
+  /// Whether the chain before `position`, whose walk came to an unmapped address, waits for a
+  /// translation.  Nothing is available there or behind it then.
+  @usableFromInline @inline(never)
+  func stalls(
+    before position: QueuePosition, _ list: borrowing BufferList, writable: Bool
+  ) -> Bool {
+    guard let miss = list.miss(writable: writable), translation.waits(for: miss) else {
+      return false
+    }
+    unsafe ring.value.isStalled = true
+    unsafe ring.value.availIndex = RingIndex(position.value &- 1)
+    return true
+  }
+
+  public func takeMiss() -> TranslationMiss? { translation.takeMiss() }
+
+  public func translate(by table: Translations) {
+    translation.replace(table)
+    unsafe ring.value.readable = table.readable
+    unsafe ring.value.writable = table.writable
+    unsafe ring.value.isStalled = false
+  }
+
+  public func refuse(_ miss: TranslationMiss) {
+    if translation.refuse(miss) { unsafe ring.value.isStalled = false }
   }
 
   /// The chains before `position` are good and can still be taken.  Nothing is available there or

@@ -15,6 +15,7 @@
 //
 // Hostile: everything in the rings.  A bad chain costs that chain; a ring that is impossible
 // (`QueueFault`) stops this queue: it offers no chains any more.
+public import GuestMemory
 
 /// A place among the chains that the driver offers.  Split: the free-running index into the
 /// available ring.  Packed: bits 0 to 14 the descriptor, bit 15 the wrap counter.
@@ -48,7 +49,8 @@ public enum ChainOutcome: Equatable, Sendable {
   /// A chain that is of no use, nor is the list; it can and must be returned like any other, and
   /// the position is behind it.
   case malformed(DescriptorChain, ChainDefect)
-  /// No chain, or none that can be returned (see `fault`); the position has not moved.
+  /// No chain, or none that can be returned (see `fault`), or one that waits for a translation (see
+  /// `takeMiss`); the position has not moved.
   case none
 }
 
@@ -104,6 +106,14 @@ public protocol Virtqueue: ~Copyable {
   /// found before, and looks again.  True: there is one now and no kick may come for it; do not
   /// sleep.
   func enableKicks(beyond position: QueuePosition) -> Bool
+
+  /// What the queue has begun to wait for since this was asked last.  It offers nothing until
+  /// `translate` or `refuse`.
+  func takeMiss() -> TranslationMiss?
+  /// Looks addresses up in other translations from now on; the former are not used any more.
+  func translate(by table: Translations)
+  /// There is no such translation: the chain that waits for it is malformed.
+  func refuse(_ miss: TranslationMiss)
 }
 
 extension Virtqueue where Self: ~Copyable {

@@ -27,12 +27,15 @@ public struct VirtqueueConfig: Sendable {
   public var memory: GuestMemory
   /// Where the front-end keeps what is in flight, if it does.
   public var inflight: InflightArea?
+  /// Behind a vIOMMU: addresses are I/O virtual ones, of the ring and in descriptors.
+  public var translation: QueueTranslation?
 
   public init(
     index: Int, size: Int, descriptorTable: FrontEndAddress, availRing: FrontEndAddress,
     usedRing: FrontEndAddress, base: VringBase, isEnabled: Bool = true,
     kick: EventDescriptor? = nil, call: EventDescriptor? = nil, error: EventDescriptor? = nil,
-    features: VirtioFeatures, memory: GuestMemory, inflight: InflightArea? = nil
+    features: VirtioFeatures, memory: GuestMemory, inflight: InflightArea? = nil,
+    translation: QueueTranslation? = nil
   ) {
     self.index = index
     self.size = size
@@ -47,6 +50,7 @@ public struct VirtqueueConfig: Sendable {
     self.features = features
     self.memory = memory
     self.inflight = inflight
+    self.translation = translation
   }
 }
 

@@ -15,6 +15,8 @@ final class RecordingDevice: Device {
     case start(Int, base: UInt32, enabled: Bool)
     case stop(Int)
     case announce([UInt8])
+    case translate
+    case refuse(UInt64)
 
     var description: String {
       switch self {
@@ -22,6 +24,8 @@ final class RecordingDevice: Device {
       case .start(let ring, let base, let enabled): "start(\(ring), \(base), \(enabled))"
       case .stop(let ring): "stop(\(ring))"
       case .announce(let address): "announce(\(address))"
+      case .translate: "translate"
+      case .refuse(let address): "refuse(\(address))"
       }
     }
   }
@@ -85,6 +89,8 @@ final class RecordingDevice: Device {
     configuration?.replaceSubrange(offset..<end, with: bytes)
     return true
   }
+  func translate(by table: Translations) { events.append(.translate) }
+  func refuse(_ miss: TranslationMiss) { events.append(.refuse(miss.address.value)) }
 
   func announce(_ address: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)) {
     events.append(

@@ -39,7 +39,9 @@ struct Fuzz {
 private final class CheckingDevice: Device {
   var running: Set<Int> = []
 
-  var offeredFeatures: VirtioFeatures { [.version1, .anyLayout, .mrgRxbuf, .ringEventIdx] }
+  var offeredFeatures: VirtioFeatures {
+    [.version1, .anyLayout, .mrgRxbuf, .ringEventIdx, .accessPlatform]
+  }
   var queuePairCount: Int { 2 }
   var maximumMTU: Int { 1500 }
 
@@ -51,12 +53,22 @@ private final class CheckingDevice: Device {
     precondition(running.insert(config.index).inserted, "started twice")
     precondition(config.size > 0 && config.size <= 32768)
     _ = unsafe config.memory.ring(at: config.descriptorTable, length: config.size * 16)
+    // A ring behind an IOMMU is mapped when it starts.
+    if let translation = config.translation {
+      for part in config.ringParts {
+        let base = unsafe translation.ring.pointer(at: part.address, length: part.size)
+        precondition(unsafe base != nil)
+        _ = unsafe base!.load(as: UInt8.self)
+      }
+    }
     config.call?.signal()
   }
   func stopQueue(_ index: Int) -> VringBase? {
     precondition(running.remove(index) != nil, "stopped and does not run")
     return index == 0 ? nil : VringBase(split: 65535)
   }
+  func translate(by table: Translations) {}
+  func refuse(_ miss: TranslationMiss) {}
   func announce(_ address: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)) {}
 }
 

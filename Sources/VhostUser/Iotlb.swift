@@ -1,0 +1,85 @@
+// What a session knows of the guest's IOMMU: translations, and what it has asked the front-end for.
+//
+// A miss is asked for once, however many queues wait for it.  With REPLY_ACK the front-end replies
+// when it has sent the update, or has found that there is none ("For miss events, completed
+// operation means ..."); replies come in the order of the questions.  A reply and the update it
+// speaks of come over different sockets, so a reply counts when all that was sent before it has
+// been read.
+import GuestMemory
+import Linux
+
+struct Iotlb {
+  var table = TranslationTable()
+  /// Posted to by workers.
+  let misses: Mailbox<TranslationMiss>
+  /// The front-end speaks of translations, whether or not it gave a channel.
+  var isInUse = false
+
+  private struct Question {
+    let miss: TranslationMiss
+    /// A translation came since.
+    var isAnswered = false
+  }
+  /// Sent, oldest first.
+  private var asked: [Question] = []
+  /// The channel had no room for them.
+  private var unsent: [TranslationMiss] = []
+  /// Replied to, but perhaps not yet answered.
+  private var replied: [Question] = []
+
+  /// Most questions on their way: each ring waits for one chain or for itself.
+  private static let mostQuestions = 4096
+
+  init() throws(Errno) { misses = try Mailbox() }
+
+  /// Whether this has to be asked now.
+  mutating func shouldAsk(_ miss: TranslationMiss) -> Bool {
+    if table.firstMiss(miss.address, size: 1, access: miss.access) == nil { return false }
+    let isKnown =
+      asked.contains { $0.miss == miss && !$0.isAnswered }
+      || replied.contains { $0.miss == miss && !$0.isAnswered } || unsent.contains(miss)
+    return !isKnown && asked.count + unsent.count < Iotlb.mostQuestions
+  }
+
+  mutating func hasSent(_ miss: TranslationMiss) { asked.append(Question(miss: miss)) }
+  mutating func couldNotSend(_ miss: TranslationMiss) { unsent.append(miss) }
+
+  mutating func takeUnsent() -> [TranslationMiss] {
+    defer { unsent = [] }
+    return unsent
+  }
+
+  /// The table has changed.
+  /// - Parameter expectsReplies: else an answer is all that comes.
+  mutating func noteAnswers(expectsReplies: Bool) {
+    func isCovered(_ miss: TranslationMiss) -> Bool {
+      table.firstMiss(miss.address, size: 1, access: miss.access) == nil
+    }
+    for i in asked.indices where isCovered(asked[i].miss) { asked[i].isAnswered = true }
+    for i in replied.indices where isCovered(replied[i].miss) { replied[i].isAnswered = true }
+    if !expectsReplies { asked.removeAll(where: \.isAnswered) }
+  }
+
+  /// A reply came.  Returns what the front-end has no translation for.
+  mutating func takeReply(_ code: UInt64) -> TranslationMiss? {
+    guard !asked.isEmpty else { return nil }
+    let question = asked.removeFirst()
+    if question.isAnswered { return nil }
+    if code != 0 { return question.miss }
+    replied.append(question)
+    return nil
+  }
+
+  /// Everything that the front-end has sent is read.  Returns what it has no translation for.
+  mutating func settle() -> [TranslationMiss] {
+    defer { replied = [] }
+    return replied.filter { !$0.isAnswered }.map(\.miss)
+  }
+
+  /// The channel is another one: nobody replies to what was asked over the former.
+  mutating func forgetQuestions() {
+    asked = []
+    replied = []
+    unsent = []
+  }
+}
