@@ -6,6 +6,8 @@ extension SystemTests {
     struct Row: CustomTestStringConvertible {
       var device = ""
       var ring = 1024
+      /// The MTU that host_mtu in `device` says, and the wire has if it is a larger one.
+      var mtu = 1500
       /// Feature bits that the guest must have because of it, and must not have.
       var with: [Int] = []
       var without: [Int] = []
@@ -13,13 +15,17 @@ extension SystemTests {
 
       static let all = [
         Row(ring: 256),
-        Row(device: ",host_mtu=1400,guest_announce=off", ring: 512, with: [3], without: [21]),
+        Row(
+          device: ",host_mtu=1400,guest_announce=off", ring: 512, mtu: 1400, with: [3],
+          without: [21]),
+        Row(device: ",host_mtu=9000", mtu: 9000, with: [3, 15]),
+        Row(device: ",host_mtu=9000,mrg_rxbuf=off", mtu: 9000, with: [3], without: [15]),
       ]
     }
 
     @Test("the guest gets what they say, and packets flow", arguments: Row.all)
     func row(_ row: Row) throws {
-      let wire = try Wire()
+      let wire = try Wire(mtu: max(row.mtu, 1500))
       let daemon = try wire.startDaemon()
       let guest = try Guest(on: wire, device: row.device, ring: row.ring)
       try guest.waitUntilUp()
@@ -31,14 +37,25 @@ extension SystemTests {
         try guest.run("ethtool -g eth0").split(separator: "\n").count {
           $0.contains("X:\t\t\(row.ring)")
         } == 4)
-      if row.device.contains("host_mtu=1400") {
-        #expect(try guest.run("cat /sys/class/net/eth0/mtu") == "1400\n")
-      }
+      #expect(try guest.run("cat /sys/class/net/eth0/mtu") == "\(row.mtu)\n")
+      try expectUndivided(guest, size: row.mtu)
       #expect(try guest.ping(count: 20) == 20)
       #expect(Set(try guest.copyFile(megabytes: 8)).count == 1)
       #expect(try guest.sendPatterns().seen == .all)
       #expect(try guest.receivePatterns("skb") == .all)
       #expect(try daemon.losses() == [:])
+    }
+
+    /// IP packets of `size` bytes are one frame, both ways.
+    private func expectUndivided(_ guest: Guest, size: Int) throws {
+      let before = try guest.wire.settled(.far, "rx_packets")
+      let bytesBefore = try guest.wire.counter(.far, "rx_bytes")
+      #expect(try guest.ping(count: 10, size: size - 28) == 10)
+      let packets = try guest.wire.settled(.far, "rx_packets") - before
+      let bytes = try guest.wire.counter(.far, "rx_bytes") - bytesBefore
+      // ARP may be among them.
+      #expect((10...13).contains(packets))
+      #expect(bytes >= 10 * (size + 14))
     }
   }
 }

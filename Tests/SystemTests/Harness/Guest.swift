@@ -50,8 +50,8 @@ struct Guest {
   /// Pings the far end from the guest.
   ///
   /// - Returns: how many answers came.
-  func ping(count: Int) throws -> Int {
-    let output = try run("ping -c \(count) -i 0.05 -W 2 10.77.0.1 || true")
+  func ping(count: Int, size: Int = 56) throws -> Int {
+    let output = try run("ping -c \(count) -s \(size) -i 0.05 -W 2 10.77.0.1 || true")
     guard let end = output.firstRange(of: " packets received") else {
       throw HarnessError("no ping in the guest: \(output)")
     }
