@@ -18,7 +18,6 @@ extension SystemTests {
         Row(
           device: ",host_mtu=1400,guest_announce=off", ring: 512, mtu: 1400, with: [3],
           without: [21]),
-        Row(device: ",host_mtu=9000", mtu: 9000, with: [3, 15]),
         Row(device: ",host_mtu=9000,mrg_rxbuf=off", mtu: 9000, with: [3], without: [15]),
       ]
     }
@@ -53,8 +52,8 @@ extension SystemTests {
       #expect(try guest.ping(count: 10, size: size - 28) == 10)
       let packets = try guest.wire.settled(.far, "rx_packets") - before
       let bytes = try guest.wire.counter(.far, "rx_bytes") - bytesBefore
-      // ARP may be among them.
-      #expect((10...13).contains(packets))
+      // ARP and the guest's multicast groups may be among them.
+      #expect((10..<20).contains(packets))
       #expect(bytes >= 10 * (size + 14))
     }
   }

@@ -28,7 +28,9 @@ final class Testpmd {
       [
         "stdbuf", "-oL", "dpdk-testpmd", "--lcores=0@(0-\(cpus - 1)),1@(0-\(cpus - 1))",
         "--no-huge", "-m", "256", "--no-pci", "--file-prefix=\(wire.name)-\(wire.processes.count)",
-        "--log-level=pmd.net.virtio.init:info", "--vdev=" + vdev.joined(separator: ","), "--",
+        // Which of its drivers it has chosen; and that it may choose those with AVX-512.
+        "--log-level=pmd.net.virtio.init:info", "--force-max-simd-bitwidth=512",
+        "--vdev=" + vdev.joined(separator: ","), "--",
         "-i", "--forward-mode=\(mode)",
         "--total-num-mbufs=8192",
       ] + options, in: .far, name: "testpmd")
