@@ -93,7 +93,9 @@ extension FeatureTable {
     FeatureRow(37, "SR_IOV", .leftOut(because: "of the PCI device, which the front-end makes")),
     FeatureRow(38, "NOTIFICATION_DATA", .leftOut(because: noKickData)),
     FeatureRow(39, "NOTIF_CONFIG_DATA", .leftOut(because: noKickData)),
-    FeatureRow(40, "RING_RESET", .leftOut(because: "a ring is reset with its device")),
+    FeatureRow(
+      40, "RING_RESET",
+      .leftOut(because: "QEMU tells a vhost-user back-end of no queue that a guest resets")),
     FeatureRow(41, "ADMIN_VQ", .leftOut(because: "of the PCI device, which the front-end makes")),
     FeatureRow(50, "DEVICE_STATS", .leftOut(because: controlQueue)),
     FeatureRow(51, "HASH_TUNNEL", .leftOut(because: "no hash is computed")),
