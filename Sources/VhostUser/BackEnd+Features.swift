@@ -45,8 +45,10 @@ extension BackEnd {
     device.negotiate(negotiated.subtracting(.protocolFeatures))
   }
 
-  func setProtocolFeatures(_ value: UInt64) -> Reply {
+  func setProtocolFeatures(_ value: UInt64) throws(VhostUserError) -> Reply {
     let wanted = ProtocolFeatures(rawValue: value)
+    guard !wanted.contains(.inbandNotifications) || wanted.contains([.backendReq, .replyAck])
+    else { throw .inbandAlone }
     let unknown = wanted.subtracting(device.offeredProtocolFeatures)
     if !unknown.isEmpty {
       warn(
@@ -58,6 +60,7 @@ extension BackEnd {
     if !protocolFeatures.contains(.inflightShmfd) {
       protocolFeatures.remove(.getVringBaseInflight)
     }
+    try switchInbandNotifications()
     return .acknowledge
   }
 

@@ -97,7 +97,10 @@ extension BackEnd {
     guard channel != nil else { return }
     while true {
       switch channel!.receive() {
-      case .reply(let code):
+      case .reply(to: let request, _) where request != BackEndRequest.iotlbRequest:
+        inband?.takeReply()
+        continue
+      case .reply(_, let code):
         if let miss = iotlb!.takeReply(code) { refuse(miss) }
         continue
       case .nothing: break
@@ -127,6 +130,7 @@ extension BackEnd {
   func takeChannel(_ channel: consuming BackEndChannel) {
     if let former = self.channel?.raw { events?.remove(former) }
     iotlb?.forgetQuestions()
+    inband?.changeChannel()
     do throws(Errno) {
       try events?.add(channel.raw, .readable, tag: 0)
     } catch {

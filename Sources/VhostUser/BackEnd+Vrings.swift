@@ -17,7 +17,8 @@ extension BackEnd {
   func startIfComplete(_ ring: Int) {
     guard !rings[ring].isStarted,
       var config = rings[ring].config(
-        features: features.subtracting(.protocolFeatures), memory: memory, inflight: inflight)
+        features: features.subtracting(.protocolFeatures), memory: memory, inflight: inflight,
+        inband: inband?.rings[ring])
     else { return }
     if isTranslating {
       guard let translation = translation(for: config) else { return }
@@ -68,6 +69,7 @@ extension BackEnd {
 
   func setCall(_ ring: Int, _ event: EventDescriptor?) -> Reply {
     rings[ring].call = event
+    rings[ring].isCallPolled = event == nil
     return .acknowledge
   }
 

@@ -44,6 +44,8 @@ public final class BackEnd {
   /// Device status of the driver (virtio 1.3, 2.1).
   var status: UInt8 = 0
   var channel: BackEndChannel?
+  /// With INBAND_NOTIFICATIONS.
+  var inband: InbandNotifications?
   /// What the front-end keeps for us beyond our death; nil: nothing.
   var inflight: InflightArea?
   /// An area that was handed out and has not come back yet: kept open until it is sent.
@@ -110,11 +112,13 @@ public final class BackEnd {
   public func handleReadable() throws(VhostUserError) -> Progress {
     do throws(VhostUserError) {
       serveTranslations()
+      tellNotifications()
       for _ in 0..<64 {
         guard connection != nil else { return .closed }
         switch try connection!.next() {
         case .waiting:
           settleTranslations()
+          tellNotifications()
           return .waiting
         case .closed:
           end()
@@ -142,6 +146,7 @@ public final class BackEnd {
     inflight = nil
     lentInflightFile = nil
     channel = nil
+    inband = nil
     connection = nil
   }
 

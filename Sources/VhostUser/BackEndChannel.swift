@@ -2,8 +2,8 @@
 // communication" and "Back-end message types"): a socket that the front-end sends with
 // SET_BACKEND_REQ_FD.
 //
-// Nothing waits for the peer: a request goes out or is refused, and replies, which only IOTLB
-// misses ask for, are taken when they come.  A front-end takes a closed channel for the end of the
+// Nothing waits for the peer: a request goes out or is refused, and replies, which IOTLB misses and
+// in-band notifications ask for, are taken when they come.  A front-end takes a closed channel for the end of the
 // back-end, so it is held as long as the session.
 //
 // Hostile: the front-end, which may not read the channel, or send anything over it.
@@ -20,6 +20,8 @@ enum BackEndRequest: Equatable, Sendable {
   case ringError(ring: Int)
 
   static let iotlbRequest: UInt32 = 1
+  /// IOTLB_MSG, VRING_CALL and VRING_ERR.
+  static let withReplies: [UInt32] = [iotlbRequest, 4, 5]
 
   /// - Parameter wantsReply: REPLY_ACK was negotiated.
   func bytes(wantsReply: Bool) -> [UInt8] {
@@ -88,7 +90,7 @@ struct BackEndChannel: ~Copyable {
 
   enum Received: Equatable {
     /// To the oldest request that asked for one and has none; zero: done.
-    case reply(UInt64)
+    case reply(to: UInt32, UInt64)
     case nothing
     /// The front-end has closed the channel, or sends what is no reply: there is nothing to be had
     /// from it any more.
@@ -112,11 +114,12 @@ struct BackEndChannel: ~Copyable {
     received = 0
     var reader = PayloadReader(incoming)
     let (request, flags, size) = (reader.next32(), reader.next32(), reader.next32())
-    guard request == BackEndRequest.iotlbRequest, flags & MessageHeader.replyFlag != 0, size == 8
+    guard BackEndRequest.withReplies.contains(request), flags & MessageHeader.replyFlag != 0,
+      size == 8
     else {
       isClosed = true
       return .closed
     }
-    return .reply(reader.next64())
+    return .reply(to: request, reader.next64())
   }
 }

@@ -34,8 +34,8 @@ public struct ProtocolFeatures: OptionSet, Hashable, Sendable {
   /// (`Device.offeredProtocolFeatures`).  Nothing else: other bits are masked when a front-end sets
   /// them.
   public static let offered: ProtocolFeatures = [
-    .mq, .rarp, .replyAck, .mtu, .backendReq, .inflightShmfd, .resetDevice, .configureMemSlots,
-    .status, .getVringBaseInflight, .gpaAddresses,
+    .mq, .rarp, .replyAck, .mtu, .backendReq, .inflightShmfd, .resetDevice,
+    .inbandNotifications, .configureMemSlots, .status, .getVringBaseInflight, .gpaAddresses,
   ]
 
   private static let names = [

@@ -151,7 +151,9 @@ enum RequestTable {
     RequestRow(
       15, "GET_PROTOCOL_FEATURES", refusal: .endsConnection,
       .empty { .number($0.device.offeredProtocolFeatures.rawValue) }),
-    RequestRow(16, "SET_PROTOCOL_FEATURES", .number { $0.setProtocolFeatures($1) }),
+    RequestRow(
+      16, "SET_PROTOCOL_FEATURES",
+      .number { back, value throws(VhostUserError) in try back.setProtocolFeatures(value) }),
     RequestRow(
       17, "GET_QUEUE_NUM", requires: .offered(.mq), refusal: .endsConnection,
       .empty { .number(UInt64($0.queueNumber)) }),
@@ -196,7 +198,9 @@ enum RequestTable {
     RequestRow(
       34, "RESET_DEVICE", requires: .offered(.resetDevice), quiesces: .everyRing,
       .empty { $0.resetDevice() }),
-    RequestRow(35, "VRING_KICK", requires: .negotiated(.inbandNotifications), .none),
+    RequestRow(
+      35, "VRING_KICK", requires: .negotiated(.inbandNotifications),
+      .vringState { back, ring, number throws(VhostUserError) in try back.kick(ring, number) }),
     RequestRow(
       36, "GET_MAX_MEM_SLOTS", requires: .offered(.configureMemSlots), refusal: .endsConnection,
       .empty { _ in .number(UInt64(GuestMemory.maximumRegions)) }),

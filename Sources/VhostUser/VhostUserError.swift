@@ -26,6 +26,7 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
   case wrongValue(request: String, value: UInt64, allowed: String)
   case memory(request: String, GuestMemoryError)
   case inflight(request: String, InflightDefect)
+  case inbandAlone
   case mtuTooLarge(mtu: UInt64, largest: Int)
   case configuration(request: String, offset: UInt32, size: Int)
   case translation(TranslationError)
@@ -34,7 +35,7 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
   public var endsConnection: Bool {
     switch self {
     case .wrongVersion, .replyFromFrontEnd, .payloadTooLarge, .tooManyDescriptors,
-      .endedInsideMessage, .socket, .repliesNotRead, .cannotAnswer:
+      .endedInsideMessage, .inbandAlone, .socket, .repliesNotRead, .cannotAnswer:
       true
     default: false
     }
@@ -71,6 +72,9 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
     case .wrongValue(let request, let value, let allowed):
       "\(request): value \(value) is not \(allowed)"
     case .memory(let request, let error): "\(request): \(error)"
+    case .inbandAlone:
+      "SET_PROTOCOL_FEATURES: INBAND_NOTIFICATIONS without BACKEND_REQ and REPLY_ACK, which the "
+        + "specification says are to be set with it"
     case .inflight(let request, let error): "\(request): \(error)"
     case .translation(let error): "IOTLB_MSG: \(error)"
     case .mtuTooLarge(let mtu, let largest):

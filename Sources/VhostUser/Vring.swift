@@ -32,6 +32,8 @@ struct Vring {
   var kick: Kick?
   var call: EventDescriptor?
   var error: EventDescriptor?
+  /// SET_VRING_CALL without a descriptor: the driver polls, whatever else was negotiated.
+  var isCallPolled = false
   var isEnabled = false
   /// Behind a vIOMMU: where the ring was when it was started last.
   var mapping: RingMapping?
@@ -42,7 +44,8 @@ struct Vring {
 
   /// What the device needs to run the ring; nil while the front-end has not said enough.
   func config(
-    features: VirtioFeatures, memory: GuestMemory, inflight: InflightArea? = nil
+    features: VirtioFeatures, memory: GuestMemory, inflight: InflightArea? = nil,
+    inband: InbandNotifications.Ring? = nil
   ) -> VirtqueueConfig? {
     guard size > 0, let addresses, let kick else { return nil }
     var event: EventDescriptor?
@@ -50,8 +53,9 @@ struct Vring {
     return VirtqueueConfig(
       index: index, size: size, descriptorTable: addresses.descriptorTable,
       availRing: addresses.availRing, usedRing: addresses.usedRing,
-      base: base ?? .start(for: features), isEnabled: isEnabled, kick: event, call: call,
-      error: error, features: features, memory: memory, inflight: inflight)
+      base: base ?? .start(for: features), isEnabled: isEnabled, kick: event,
+      call: call ?? (isCallPolled ? nil : inband?.call), error: error ?? inband?.error,
+      features: features, memory: memory, inflight: inflight)
   }
 
   /// As after the connection was made, but for the call and error descriptors.  They are the

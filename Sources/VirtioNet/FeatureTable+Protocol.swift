@@ -54,7 +54,12 @@ extension FeatureTable {
       .offered(
         effect: "back to the state before the driver came; memory and wiring stay",
         test: "RESET_DEVICE stops and forgets the rings; GET_VRING_BASE still answers")),
-    FeatureRow(14, "INBAND_NOTIFICATIONS", .leftOut(because: "kicks and calls are eventfds")),
+    FeatureRow(
+      14, "INBAND_NOTIFICATIONS",
+      .offered(
+        effect: "VRING_KICK, VRING_CALL and VRING_ERR where the front-end gives no eventfd",
+        test: "calls and errors are requests over the channel, each after the reply to the one "
+          + "before")),
     FeatureRow(
       15, "CONFIGURE_MEM_SLOTS",
       .offered(

@@ -204,9 +204,10 @@ struct MessageTests {
     #expect(
       ProtocolFeatures.offered.namesOfBits == [
         "MQ", "RARP", "REPLY_ACK", "MTU", "BACKEND_REQ", "INFLIGHT_SHMFD", "RESET_DEVICE",
+        "INBAND_NOTIFICATIONS",
         "CONFIGURE_MEM_SLOTS", "STATUS", "GET_VRING_BASE_INFLIGHT", "GPA_ADDRESSES",
       ])
-    #expect(ProtocolFeatures.offered.rawValue == 0x31b03d)
+    #expect(ProtocolFeatures.offered.rawValue == 0x31f03d)
     #expect(
       ProtocolFeatures(rawValue: 1 << 20 | 1 << 40).namesOfBits
         == ["GET_VRING_BASE_INFLIGHT", "bit 40"])

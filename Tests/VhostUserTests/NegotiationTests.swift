@@ -160,7 +160,9 @@ struct NegotiationTests {
     #expect(front.back.rings[0].call != nil)
     #expect(front.back.rings[0].kick == nil)
     #expect(!front.back.rings[0].isEnabled)
-    #expect(front.back.protocolFeatures == ProtocolFeatures.offered.subtracting(.gpaAddresses))
+    #expect(
+      front.back.protocolFeatures
+        == ProtocolFeatures.offered.subtracting([.gpaAddresses, .inbandNotifications]))
   }
 
   @Test("RESET_DEVICE stops and forgets the rings; GET_VRING_BASE still answers")

@@ -209,7 +209,7 @@ final class ScriptedFrontEnd {
   /// the front-end's own.
   func negotiate(
     _ features: VirtioFeatures = [.version1, .mrgRxbuf],
-    protocol wanted: ProtocolFeatures = .offered.subtracting(.gpaAddresses)
+    protocol wanted: ProtocolFeatures = .offered.subtracting([.gpaAddresses, .inbandNotifications])
   ) throws {
     try send(3)
     try send(16, bytes(wanted.rawValue))
