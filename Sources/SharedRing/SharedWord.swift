@@ -5,13 +5,18 @@
 // repeated by the optimizer after the check; it has no place on shared memory.
 //
 // The orderings used in this project, and their partners:
-//   acquire16/32  reads the other side's published index; pairs with its release store, so that
-//                 the entries behind the index are visible after the index is.
-//   release16/32  publishes our index after our entries.
-//   fence         StoreLoad, between publishing an index and reading the other side's wish to be
+//   acquire       reads the other side's published index, or a packed descriptor's flags; pairs
+//                 with its release store, so that what was written before is visible after it.
+//   release       publishes our index after our entries, or our first used descriptor after the
+//                 others.
+//   fence         StoreLoad, between publishing and reading the other side's wish to be
 //                 notified (and the mirror image); release/acquire alone lose wake-ups here.
 //   order         between stores that a successor of this process, and nobody else, will read.
 //   relaxed       entries that an acquire has made visible already.
+//
+// They order accesses between CPUs that see one coherent memory, which is all that a driver and
+// this process ever are.  A driver with ORDER_PLATFORM uses stronger ones (those for a real
+// device), which imply these (virtio 1.3, 6).
 public import CLinux
 
 extension UnsafeMutableRawPointer {
@@ -24,6 +29,8 @@ extension UnsafeMutableRawPointer {
   @inlinable @inline(__always)
   public func relaxed32(_ offset: Int) -> UInt32 { unsafe shared_load32_relaxed(self + offset) }
   @inlinable @inline(__always)
+  public func acquire64(_ offset: Int) -> UInt64 { unsafe shared_load64_acquire(self + offset) }
+  @inlinable @inline(__always)
   public func relaxed64(_ offset: Int) -> UInt64 { unsafe shared_load64_relaxed(self + offset) }
 
   @inlinable @inline(__always)
@@ -35,12 +42,16 @@ extension UnsafeMutableRawPointer {
     unsafe shared_store16_relaxed(self + offset, value)
   }
   @inlinable @inline(__always)
+  public func release32(_ offset: Int, _ value: UInt32) {
+    unsafe shared_store32_release(self + offset, value)
+  }
+  @inlinable @inline(__always)
   public func storeRelaxed32(_ offset: Int, _ value: UInt32) {
     unsafe shared_store32_relaxed(self + offset, value)
   }
   @inlinable @inline(__always)
-  public func release32(_ offset: Int, _ value: UInt32) {
-    unsafe shared_store32_release(self + offset, value)
+  public func release64(_ offset: Int, _ value: UInt64) {
+    unsafe shared_store64_release(self + offset, value)
   }
   @inlinable @inline(__always)
   public func storeRelaxed64(_ offset: Int, _ value: UInt64) {

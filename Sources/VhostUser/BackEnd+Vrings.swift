@@ -30,10 +30,11 @@ extension BackEnd {
   }
 
   func setSize(_ ring: Int, _ size: UInt32) throws(VhostUserError) -> Reply {
-    guard size > 0, size <= BackEnd.largestRing, size & (size - 1) == 0 else {
+    let packed = features.contains(.ringPacked)
+    guard size > 0, size <= BackEnd.largestRing, packed || size & (size - 1) == 0 else {
       throw .wrongValue(
         request: "SET_VRING_NUM", value: UInt64(size),
-        allowed: "a power of two from 1 to \(BackEnd.largestRing)")
+        allowed: (packed ? "1 to " : "a power of two from 1 to ") + "\(BackEnd.largestRing)")
     }
     rings[ring].size = Int(size)
     return .acknowledge

@@ -53,7 +53,12 @@ extension FeatureTable {
         effect: "the pairs that the guest enables are served, and fed by all queues",
         test: "the port queue of a pair that the guest does not use feeds one that it does")),
     FeatureRow(23, "CTRL_MAC_ADDR", .leftOut(because: controlQueue)),
-    FeatureRow(24, "NOTIFY_ON_EMPTY", .leftOut(because: "nothing gives the extra interrupt yet")),
+    FeatureRow(
+      24, "NOTIFY_ON_EMPTY",
+      .offered(
+        effect: "a driver whose ring has run empty is called even if it suppressed calls",
+        test: "with NOTIFY_ON_EMPTY a driver that has offered nothing more is called whatever it "
+          + "said")),
     FeatureRow(26, "LOG_ALL", .leftOut(because: "what is written is not logged for migration yet")),
     FeatureRow(
       27, "ANY_LAYOUT",
@@ -87,9 +92,23 @@ extension FeatureTable {
       .offered(
         effect: "behind a vIOMMU: addresses are looked up in the front-end's translations (IOTLB)",
         test: "after an invalidation is acknowledged, nothing is written where it was before")),
-    FeatureRow(34, "RING_PACKED", .leftOut(because: "rings are split rings")),
-    FeatureRow(35, "IN_ORDER", .leftOut(because: "heads go back in order, but one by one")),
-    FeatureRow(36, "ORDER_PLATFORM", .leftOut(because: "the rings are served by a CPU")),
+    FeatureRow(
+      34, "RING_PACKED",
+      .offered(
+        effect: "packed rings of any size from 1 to 32768, with all that split rings have",
+        test: "a random packed chain gives what the specification says")),
+    FeatureRow(
+      35, "IN_ORDER",
+      .offered(
+        effect: "chains go back in the order they came, in any case; each gets its used element",
+        test: "chains go back in the order they came, with length 0, across the wrap of the "
+          + "index")),
+    FeatureRow(
+      36, "ORDER_PLATFORM",
+      .offered(
+        effect: "nothing more to do: the rings are served by a CPU, and a driver that orders its "
+          + "accesses as for a device orders them for a CPU too",
+        test: "two threads that both sleep whenever they may never miss each other")),
     FeatureRow(37, "SR_IOV", .leftOut(because: "of the PCI device, which the front-end makes")),
     FeatureRow(38, "NOTIFICATION_DATA", .leftOut(because: noKickData)),
     FeatureRow(39, "NOTIF_CONFIG_DATA", .leftOut(because: noKickData)),

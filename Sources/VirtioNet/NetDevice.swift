@@ -93,8 +93,8 @@ public final class NetDevice: Device {
 
   public var offeredFeatures: VirtioFeatures {
     var features: VirtioFeatures = [
-      .mrgRxbuf, .mtu, .guestAnnounce, .anyLayout, .ringIndirectDesc, .ringEventIdx, .version1,
-      .accessPlatform,
+      .mrgRxbuf, .mtu, .guestAnnounce, .notifyOnEmpty, .anyLayout, .ringIndirectDesc,
+      .ringEventIdx, .version1, .accessPlatform, .ringPacked, .inOrder, .orderPlatform,
     ]
     if queuePairCount > 1 { features.insert(.mq) }
     return features

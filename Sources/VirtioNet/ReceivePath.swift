@@ -51,6 +51,7 @@ package final class ReceivePath {
   package func deliver(_ batch: borrowing FrameBatch) -> Int {
     switch queue {
     case .split(let queue): deliver(batch, to: queue)
+    case .packed(let queue): deliver(batch, to: queue)
     }
   }
 

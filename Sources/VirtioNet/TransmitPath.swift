@@ -48,6 +48,7 @@ package final class TransmitPath {
   package func run() -> Int {
     switch queue {
     case .split(let queue): move(from: queue)
+    case .packed(let queue): move(from: queue)
     }
   }
 

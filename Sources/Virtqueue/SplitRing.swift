@@ -22,6 +22,7 @@ struct SplitRing {
   @usableFromInline let mask: UInt16
   @usableFromInline let eventIdx: Bool
   @usableFromInline let indirect: Bool
+  @usableFromInline let notifyOnEmpty: Bool
 
   /// The next available entry to take.
   @usableFromInline var nextAvail: RingIndex

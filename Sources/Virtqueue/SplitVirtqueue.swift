@@ -43,6 +43,7 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
       writable: config.writable, size: size, mask: UInt16(size - 1),
       eventIdx: config.features.contains(.ringEventIdx),
       indirect: config.features.contains(.ringIndirectDesc),
+      notifyOnEmpty: config.features.contains(.notifyOnEmpty),
       nextAvail: start, availIndex: start, nextUsed: start, calledUsed: start, fault: nil,
       inflight: nil)
     if let inflight = config.inflight, config.index < inflight.queueCount {

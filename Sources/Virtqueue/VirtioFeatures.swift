@@ -30,6 +30,7 @@ public struct VirtioFeatures: OptionSet, Hashable, Sendable {
   public static let ringPacked = VirtioFeatures(bit: 34)
   public static let inOrder = VirtioFeatures(bit: 35)
   public static let orderPlatform = VirtioFeatures(bit: 36)
+  public static let ringReset = VirtioFeatures(bit: 40)
 
   /// By bit; also of bits that are never offered, for what a front-end asks for.
   private static let names: [Int: String] = [

@@ -6,10 +6,13 @@ public import Linux
 public struct VirtqueueConfig: Sendable {
   /// Number of the ring on the device: pair * 2 is receive, pair * 2 + 1 is transmit.
   public var index: Int
-  /// Entries: a power of two from 1 to 32768.
+  /// Entries: from 1 to 32768, of a split ring a power of two.
   public var size: Int
+  /// Packed: the descriptor ring.
   public var descriptorTable: FrontEndAddress
+  /// Packed: the driver's event suppression structure.
   public var availRing: FrontEndAddress
+  /// Packed: the device's event suppression structure.
   public var usedRing: FrontEndAddress
   /// What the front-end said with SET_VRING_BASE.  A split ring goes on at its used->idx instead,
   /// which is the same after an orderly stop and right also when the process before us was killed.
@@ -61,6 +64,9 @@ public struct VringBase: Equatable, Sendable {
   public var rawValue: UInt32
   public init(rawValue: UInt32) { self.rawValue = rawValue }
   public init(split index: UInt16) { rawValue = UInt32(index) }
+  public init(packed avail: QueuePosition, used: QueuePosition) {
+    rawValue = UInt32(avail.value) | UInt32(used.value) << 16
+  }
 
   /// Where a ring begins that nobody has used yet.
   public static func start(for features: VirtioFeatures) -> VringBase {
@@ -81,11 +87,16 @@ public enum QueueFault: UInt8, Error, Equatable, Sendable, CustomStringConvertib
   case noInflightRegion
   /// The in-flight region says what cannot be.
   case badInflightRegion
+  /// Packed: SET_VRING_BASE names a descriptor beyond the ring.
+  case baseOutOfRange
+  /// Packed: every descriptor of the ring says that its chain goes on.
+  case chainWithoutEnd
 
   public var description: String {
     switch self {
-    case .badSize: "ring size is not a power of two from 1 to 32768"
-    case .misalignedRing: "a ring address is not aligned (descriptors 16, avail 2, used 4)"
+    case .badSize: "ring size is not 1 to 32768, of a split ring a power of two"
+    case .misalignedRing:
+      "a ring address is not aligned (descriptors 16, avail 2 or packed 4, used 4)"
     case .ringNotInMemory: "a ring address is not inside one memory region"
     case .availIndexTooFar: "avail.idx is further ahead than the ring is long"
     case .noInflightRegion:
@@ -93,6 +104,8 @@ public enum QueueFault: UInt8, Error, Equatable, Sendable, CustomStringConvertib
     case .badInflightRegion:
       "the in-flight region contradicts the ring; reset the device to begin anew"
     case .headOutOfRange: "avail.ring holds a head beyond the descriptor table"
+    case .baseOutOfRange: "the ring's base (SET_VRING_BASE) is beyond the descriptor ring"
+    case .chainWithoutEnd: "a descriptor chain is longer than the ring"
     }
   }
 }

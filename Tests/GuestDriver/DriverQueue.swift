@@ -5,7 +5,6 @@
 //
 // One thread uses a queue at a time.
 public import GuestMemory
-public import Linux
 import SharedRing
 public import Virtqueue
 
@@ -17,10 +16,14 @@ public enum DriverQueueError: Error, Equatable, Sendable {
   case headNotOutstanding(UInt32)
   /// A used element claims more written bytes than its chain has room for.
   case lengthBeyondChain(head: UInt16, length: UInt32, room: Int)
+  /// Packed: the WRITE flag of a used descriptor says other than its length.
+  case writeFlagWrong(head: UInt16, length: UInt32)
+  /// With IN_ORDER: not the chain that was offered first.
+  case outOfOrder(UInt16, expected: UInt16)
 }
 
 @safe
-public final class DriverQueue {
+public final class DriverQueue: RingDriver {
   /// One descriptor's worth of memory.
   public struct Buffer: Equatable, Sendable {
     public var address: GuestAddress
@@ -69,7 +72,11 @@ public final class DriverQueue {
   private var publishedIndex: UInt16
   private var eventIdx: Bool { features.contains(.ringEventIdx) }
 
+  private var inOrder: Bool { features.contains(.inOrder) }
+
   private var free: [UInt16]
+  /// Heads of the chains that the device holds, oldest first.
+  private var order: [UInt16] = []
   private struct Chain {
     /// Descriptors of the ring's own table.
     var descriptors: [UInt16] = []
@@ -121,30 +128,20 @@ public final class DriverQueue {
     unsafe used.release16(2, start)
   }
 
-  /// What a front-end tells a back-end of this ring.
-  public func config(
-    index: Int = 0, memory: GuestMemory, kick: EventDescriptor? = nil,
-    call: EventDescriptor? = nil, error: EventDescriptor? = nil, isEnabled: Bool = true
-  ) -> VirtqueueConfig {
+  public func config(_ index: Int, _ memory: GuestMemory) -> VirtqueueConfig {
     VirtqueueConfig(
       index: index, size: size, descriptorTable: ram.frontEnd(of: descriptorTable),
       availRing: ram.frontEnd(of: availRing), usedRing: ram.frontEnd(of: usedRing),
-      base: VringBase(split: usedIndex), isEnabled: isEnabled, kick: kick, call: call, error: error,
-      features: features, memory: memory)
+      base: VringBase(split: usedIndex), features: features, memory: memory)
   }
 
   // MARK: Offering chains
 
   public var freeDescriptors: Int { free.count }
-  /// Chains that the device holds.
-  public private(set) var outstanding = 0
+  public var outstanding: Int { order.count }
 
-  /// Puts a chain into the ring; `publish` makes it visible.  `buffers` is not empty.
-  /// - Parameter direct: how many leading buffers get a descriptor of the ring; the others go into
-  ///   an indirect table.  Nil: all, hence no indirect table.
-  /// - Returns: the head, or nil if there are too few free descriptors.
   @discardableResult
-  public func add(_ buffers: [Buffer], direct: Int? = nil) -> UInt16? {
+  public func add(_ buffers: [Buffer], direct: Int?) -> UInt16? {
     let inRing = min(direct ?? buffers.count, buffers.count)
     let hasTable = inRing < buffers.count
     let needed = inRing + (hasTable ? 1 : 0)
@@ -183,12 +180,11 @@ public final class DriverQueue {
     free.removeLast(needed)
     unsafe avail.storeRelaxed16(4 + 2 * (Int(availIndex) & (size - 1)), head)
     availIndex &+= 1
-    outstanding += 1
+    order.append(head)
     return head
   }
 
-  /// Makes all added chains visible.
-  /// - Returns: whether the device asked to be kicked for them (virtio 1.3, 2.7.13.4 and 2.7.10).
+  /// virtio 1.3, 2.7.13.4 and 2.7.10.
   @discardableResult
   public func publish() -> Bool {
     let old = publishedIndex
@@ -211,7 +207,6 @@ public final class DriverQueue {
 
   // MARK: Collecting used chains
 
-  /// Takes back one chain, if the device has returned one.
   public func nextUsed() throws(DriverQueueError) -> UsedElement? {
     let waiting = Int(publishedUsedIndex &- usedIndex)
     guard waiting > 0 else { return nil }
@@ -223,28 +218,23 @@ public final class DriverQueue {
     guard Int(length) <= chains[slot].writableBytes else {
       throw .lengthBeyondChain(head: head, length: length, room: chains[slot].writableBytes)
     }
+    if inOrder, order[0] != head { throw .outOfOrder(head, expected: order[0]) }
     chains[slot].outstanding = false
-    free.append(contentsOf: chains[slot].descriptors.reversed())
-    outstanding -= 1
+    order.remove(at: order.firstIndex(of: head)!)
+    // With IN_ORDER descriptors are used in the order of the table: these after all others.
+    free.insert(
+      contentsOf: chains[slot].descriptors.reversed(), at: inOrder ? 0 : free.count)
     usedIndex &+= 1
     return UsedElement(head: head, length: length)
   }
 
-  /// Takes back all chains that the device has returned, oldest first.
-  public func allUsed() throws(DriverQueueError) -> [UsedElement] {
-    var all: [UsedElement] = []
-    while let element = try nextUsed() { all.append(element) }
-    return all
-  }
-
-  /// Asks for an interrupt at the next used entry and looks again: true if there is one already.
   public func enableCalls() -> Bool {
     if eventIdx { usedEvent = usedIndex } else { availFlags = 0 }
     sharedMemoryFence()
     return publishedUsedIndex != usedIndex
   }
 
-  /// Asks for no interrupts; with EVENT_IDX by an index that is not reached for a long time.
+  /// With EVENT_IDX by an index that is not reached for a long time.
   public func disableCalls() {
     if eventIdx { usedEvent = usedIndex &- 1 } else { availFlags = 1 }
   }

@@ -127,6 +127,25 @@ struct RingTests {
     #expect(front.device.running[0]?.base.rawValue == 0)
   }
 
+  @Test("a packed ring has any size to 32768, and both halves of its base")
+  func packed() throws {
+    let front = try ready([.version1, .ringPacked])
+    for size in [1, 3, 1000, 32767, 32768] as [UInt32] {
+      #expect(try front.acknowledged(8, state(0, size)) == 0)
+    }
+    for size in [0, 32769, .max] as [UInt32] {
+      #expect(try front.acknowledged(8, state(0, size)) == 1)
+    }
+    try front.send(12, bytes(0x101))
+    try front.send(8, state(1, 1000))
+    try front.send(9, addresses(1))
+    #expect(
+      front.device.takeEvents() == [.start(1, base: 0x8000_8000, enabled: false)],
+      "a fresh ring begins with both wrap counters 1")
+    try front.setUp(0, base: 0x8063_0063)
+    #expect(front.device.running[0]?.base.rawValue == 0x8063_0063)
+  }
+
   @Test("every power of two to 32768 is a ring size")
   func sizes() throws {
     let front = try ready()

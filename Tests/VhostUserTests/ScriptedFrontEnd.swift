@@ -31,7 +31,7 @@ final class RecordingDevice: Device {
   }
 
   var offeredFeatures: VirtioFeatures = [
-    .version1, .anyLayout, .mrgRxbuf, .ringIndirectDesc, .ringEventIdx,
+    .version1, .anyLayout, .mrgRxbuf, .ringIndirectDesc, .ringEventIdx, .ringPacked,
   ]
   var queuePairCount = 2
   var maximumMTU = 1500
@@ -66,6 +66,7 @@ final class RecordingDevice: Device {
     guard let config = running.removeValue(forKey: index), !faulty.contains(index) else {
       return nil
     }
+    if config.features.contains(.ringPacked) { return config.base }
     return VringBase(split: UInt16(truncatingIfNeeded: config.base.rawValue) &+ progress)
   }
 

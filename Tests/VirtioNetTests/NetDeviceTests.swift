@@ -25,7 +25,7 @@ final class Guest {
   let memory: GuestMemory
   let port: ScriptedPort
   let device: NetDevice
-  var drivers: [DriverQueue] = []
+  var drivers: [any RingDriver] = []
   var kicks: [EventDescriptor] = []
   var calls: [EventDescriptor] = []
   var errors: [EventDescriptor] = []
@@ -41,7 +41,7 @@ final class Guest {
     port = try ScriptedPort(options)
     device = try NetDevice(port: port, queuePairs: pairs, cpus: cpus) { _ in }
     for _ in 0..<2 * pairs {
-      drivers.append(DriverQueue(in: ram, size: 64, features: features))
+      drivers.append(ringDriver(in: ram, size: 64, features: features))
       kicks.append(try EventDescriptor())
       calls.append(try EventDescriptor())
       errors.append(try EventDescriptor())
@@ -77,10 +77,14 @@ final class Guest {
 
 @Suite("The device on its workers")
 struct NetDeviceTests {
-  @Test("packets go both ways, by kick and call", arguments: [false, true])
-  func bothWays(eventIdx: Bool) throws {
-    let guest = try Guest(
-      features: eventIdx ? [.version1, .mrgRxbuf, .ringEventIdx] : [.version1, .mrgRxbuf])
+  @Test(
+    "packets go both ways, by kick and call",
+    arguments: [
+      [], .ringEventIdx, .ringPacked, [.ringPacked, .ringEventIdx],
+      [.ringPacked, .ringEventIdx, .inOrder, .orderPlatform],
+    ] as [VirtioFeatures])
+  func bothWays(features: VirtioFeatures) throws {
+    let guest = try Guest(features: features.union([.version1, .mrgRxbuf]))
     guest.start(0)
     guest.start(1)
     guest.giveBuffers(32)
@@ -139,6 +143,47 @@ struct NetDeviceTests {
     #expect(guest.device.stopQueue(1) == nil)
   }
 
+  @Test(
+    "a ring that is reset comes back with another size while the others go on",
+    arguments: [[], .ringPacked] as [VirtioFeatures])
+  func ringReset(format: VirtioFeatures) throws {
+    let features = format.union([.version1, .mrgRxbuf, .ringReset])
+    let guest = try Guest(pairs: 2, cpus: [0], features: features)
+    for ring in 0..<4 { guest.start(ring) }
+    guest.giveBuffers(32, pair: 1)
+    var seen = 0
+    /// The other pair carries packets, both ways.
+    func othersMove() throws {
+      seen += 1
+      guest.send(frame(60), pair: 1)
+      #expect(eventually { guest.port[1].transmittedCount == seen })
+      guest.port[1].inject([frame(60)])
+      #expect(try eventually { try guest.drivers[2].nextUsed() != nil })
+    }
+    try othersMove()
+    var carried = 0
+    for size in [128, 16, 256] {
+      for ring in 0..<2 {
+        #expect(guest.device.stopQueue(ring) != nil)
+        try othersMove()
+        // As a driver does, whose ring begins anew somewhere else.
+        guest.drivers[ring] = ringDriver(in: guest.ram, size: size, features: features)
+        guest.start(ring)
+        try othersMove()
+      }
+      guest.giveBuffers(size)
+      for _ in 0..<size {
+        carried += 1
+        guest.send(frame(61))
+        #expect(eventually { guest.port[0].transmittedCount == carried })
+        guest.port[0].inject([frame(61)])
+        #expect(try eventually { try guest.drivers[0].nextUsed() != nil })
+        _ = try guest.drivers[1].allUsed()
+      }
+    }
+    #expect(guest.port.problems.isEmpty)
+  }
+
   @Test("the port queue of a pair that the guest does not use feeds one that it does")
   func inactivePairs() throws {
     let guest = try Guest(pairs: 3)
@@ -172,7 +217,7 @@ struct NetDeviceTests {
     let guest = try Guest()
     guest.start(0)
     guest.start(1)
-    guest.drivers[1].pokeAvailIndex(1000)
+    (guest.drivers[1] as! DriverQueue).pokeAvailIndex(1000)
     guest.kicks[1].signal()
     #expect(eventually { guest.errors[1].drain() })
     guest.giveBuffers(4)

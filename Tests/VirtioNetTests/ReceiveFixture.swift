@@ -8,7 +8,7 @@ import Virtqueue
 
 struct ReceiveFixture {
   let ram: GuestRAM
-  let driver: DriverQueue
+  let driver: any RingDriver
   let port: ScriptedPort
   let counters = RingCounters()
   let path: ReceivePath
@@ -22,7 +22,7 @@ struct ReceiveFixture {
     ram: GuestRAM? = nil, start: UInt16 = 0, port options: ScriptedPort.Options = .init()
   ) throws {
     self.ram = try ram ?? GuestRAM(bytes: 8 << 20)
-    driver = DriverQueue(in: self.ram, size: size, features: features, start: start)
+    driver = ringDriver(in: self.ram, size: size, features: features, start: start)
     port = try ScriptedPort(options)
     path = try ReceivePath(
       driver.config(memory: try self.ram.memory()), counters: counters)

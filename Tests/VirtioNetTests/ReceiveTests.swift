@@ -8,9 +8,12 @@ import Virtqueue
 
 @Suite("Guest receive")
 struct ReceiveTests {
-  @Test("a packet lies over as many mergeable buffers as it needs, and num_buffers says so")
-  func mergeable() throws {
-    var fixture = try ReceiveFixture()
+  @Test(
+    "a packet lies over as many mergeable buffers as it needs, and num_buffers says so",
+    arguments: [[], .inOrder, .ringPacked, [.ringPacked, .inOrder]] as [VirtioFeatures])
+  func mergeable(format: VirtioFeatures) throws {
+    var fixture = try ReceiveFixture(
+      features: format.union([.version1, .mrgRxbuf]), size: 64, start: 50)
     for _ in 0..<64 { try fixture.offer([128]) }
     // 116 bytes fit behind the header in the first buffer, 128 in each other.
     let lengths = [60, 116, 117, 244, 245, 1514]
@@ -27,9 +30,11 @@ struct ReceiveTests {
     arguments: [
       ([] as VirtioFeatures, 10), ([.version1] as VirtioFeatures, 12),
       ([.mrgRxbuf] as VirtioFeatures, 12), ([.version1, .mrgRxbuf] as VirtioFeatures, 12),
+      ([.version1, .mrgRxbuf, .ringPacked] as VirtioFeatures, 12),
     ])
   func layouts(features: VirtioFeatures, headerLength: Int) throws {
-    for layout in ChainLayout.all(headerLength: headerLength, payloadLength: 1514, ringSize: 2048) {
+    for layout in ChainLayout.all(headerLength: headerLength, payloadLength: 1514, ringSize: 2048)
+    where layout.exists(with: features) {
       var fixture = try ReceiveFixture(
         features: features.union(.ringIndirectDesc), size: 2048,
         ram: try .withBorders(count: 32, regionBytes: 65536))

@@ -14,19 +14,19 @@ struct RuntimeCostTests {
   /// A worker with a port, whose turns the test makes itself, and both rings of a pair.
   struct Fixture {
     let worker: Worker
-    let receive: DriverQueue
-    let transmit: DriverQueue
+    let receive: any RingDriver
+    let transmit: any RingDriver
     let ram: GuestRAM
     let places: [DriverQueue.Buffer]
     let writable: [DriverQueue.Buffer]
 
-    init(_ port: any HostPort) throws {
+    init(_ port: any HostPort, _ format: VirtioFeatures) throws {
       let mailbox = try Mailbox<WorkerMessage>()
       worker = try Worker(mailbox: mailbox) { _ in }
       ram = try GuestRAM(bytes: 4 << 20)
-      let features: VirtioFeatures = [.version1, .mrgRxbuf, .ringEventIdx]
-      receive = DriverQueue(in: ram, size: 256, features: features)
-      transmit = DriverQueue(in: ram, size: 256, features: features)
+      let features = format.union([.version1, .mrgRxbuf, .ringEventIdx])
+      receive = ringDriver(in: ram, size: 256, features: features)
+      transmit = ringDriver(in: ram, size: 256, features: features)
       let memory = try ram.memory()
       let queue = try port.openQueue(0)
       mailbox.post(.adopt(queue, RingCounters(), idleSince: 0))
@@ -54,9 +54,11 @@ struct RuntimeCostTests {
     }
   }
 
-  @Test("a batch of 32 packets each way retains, releases and allocates nothing")
-  func nothing() throws {
-    let fixture = try Fixture(try GeneratePort(size: 64))
+  @Test(
+    "a batch of 32 packets each way retains, releases and allocates nothing",
+    arguments: [[], .ringPacked] as [VirtioFeatures])
+  func nothing(format: VirtioFeatures) throws {
+    let fixture = try Fixture(try GeneratePort(size: 64), format)
     for round in 0..<20 {
       fixture.offer()
       runtime_counters_start()

@@ -8,7 +8,7 @@ import Virtqueue
 
 struct TransmitFixture {
   let ram: GuestRAM
-  let driver: DriverQueue
+  let driver: any RingDriver
   let port: ScriptedPort
   let queue: any HostPortQueue
   let counters = RingCounters()
@@ -21,7 +21,7 @@ struct TransmitFixture {
     port options: ScriptedPort.Options = .init()
   ) throws {
     self.ram = try ram ?? GuestRAM(bytes: 8 << 20)
-    driver = DriverQueue(in: self.ram, size: size, features: features, start: start)
+    driver = ringDriver(in: self.ram, size: size, features: features, start: start)
     port = try ScriptedPort(options)
     queue = try port.openQueue(0)
     path = try TransmitPath(
@@ -29,6 +29,9 @@ struct TransmitFixture {
       counters: counters)
     headerLength = features.contains(.version1) || features.contains(.mrgRxbuf) ? 12 : 10
   }
+
+  /// For tests of the split format: its fields.
+  var split: DriverQueue { driver as! DriverQueue }
 
   /// Offers one packet behind a header of zeros, in the given layout.
   func offer(_ frame: [UInt8], as layout: ChainLayout) {

@@ -101,10 +101,10 @@ struct ActivationTests {
         let at = rig.ram.allocate(100)
         rig.ram.write(pattern(100), at: at)
         for _ in 0..<10 {
-          rig.driver.add([.init(at, 100)])
-          rig.driver.publish()
+          rig.ring.add([.init(at, 100)])
+          rig.ring.publish()
           #expect(rig.transmit() == .bytes(pattern(100)))
-          #expect(try rig.driver.nextUsed() != nil)
+          #expect(try rig.ring.nextUsed() != nil)
         }
         #expect(rig.device.base == VringBase(split: start &+ 10))
       }
@@ -115,17 +115,17 @@ struct ActivationTests {
   func resumes() throws {
     let rig = try Rig(size: 16)
     let at = rig.ram.allocate(16)
-    for i in 0..<5 { rig.driver.add([.init(at, UInt32(i + 1))]) }
-    rig.driver.publish()
+    for i in 0..<5 { rig.ring.add([.init(at, UInt32(i + 1))]) }
+    rig.ring.publish()
     for _ in 0..<2 { _ = rig.transmit() }
     // The process dies; two heads were returned, three were not.
-    var config = rig.driver.config(memory: rig.memory)
+    var config = rig.ring.config(memory: rig.memory)
     config.base = VringBase(split: 999)
     rig.device = try AnyVirtqueue(activating: config)
     #expect(rig.device.base == VringBase(split: 2))
     let waiting = rig.device.availableChains(16)
     #expect(waiting == 3)
     for i in 2..<5 { #expect(rig.transmit() == .bytes(rig.ram.read(at, count: i + 1))) }
-    #expect(try rig.driver.allUsed().count == 5)
+    #expect(try rig.ring.allUsed().count == 5)
   }
 }

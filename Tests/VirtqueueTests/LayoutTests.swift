@@ -11,48 +11,53 @@ struct LayoutTests {
 
   @Test(
     "every transmit layout gives the bytes of the packet",
-    arguments: [10, 12], [60, 1514])
-  func transmit(headerLength: Int, payloadLength: Int) throws {
+    arguments: [(10, 60), (12, 60), (12, 1514)], Rig.formats)
+  func transmit(lengths: (header: Int, payload: Int), format: VirtioFeatures) throws {
+    let (headerLength, payloadLength) = lengths
     let packet = pattern(headerLength + payloadLength)
-    for layout in ChainLayout.all(headerLength: headerLength, payloadLength: payloadLength) {
-      let rig = try Rig(LayoutTests.ram(), shuffled: 7)
+    for layout in ChainLayout.all(headerLength: headerLength, payloadLength: payloadLength)
+    where layout.exists(with: format) {
+      let rig = try Rig(LayoutTests.ram(), features: format, shuffled: 7)
       let buffers = layout.place(in: rig.ram)
       rig.ram.scatter(packet, over: buffers)
-      let head = try #require(rig.driver.add(buffers, direct: layout.direct), "\(layout)")
-      rig.driver.publish()
+      let head = try #require(rig.ring.add(buffers, direct: layout.direct), "\(layout)")
+      rig.ring.publish()
       #expect(rig.transmit() == .bytes(packet), "\(layout)")
-      #expect(try rig.driver.nextUsed() == .init(head: head, length: 0), "\(layout)")
-      #expect(rig.driver.freeDescriptors == 256)
+      #expect(try rig.ring.nextUsed() == .init(head: head, length: 0), "\(layout)")
+      #expect(rig.ring.freeDescriptors == 256)
     }
   }
 
   @Test(
     "every receive layout takes header and payload, written apart",
-    arguments: [10, 12], [60, 1514])
-  func receive(headerLength: Int, payloadLength: Int) throws {
+    arguments: [(10, 60), (12, 60), (12, 1514)], Rig.formats)
+  func receive(lengths: (header: Int, payload: Int), format: VirtioFeatures) throws {
+    let (headerLength, payloadLength) = lengths
     let packet = pattern(headerLength + payloadLength)
     let parts = [Array(packet.prefix(headerLength)), Array(packet.dropFirst(headerLength))]
-    for layout in ChainLayout.all(headerLength: headerLength, payloadLength: payloadLength) {
-      let rig = try Rig(LayoutTests.ram(), shuffled: 8)
+    for layout in ChainLayout.all(headerLength: headerLength, payloadLength: payloadLength)
+    where layout.exists(with: format) {
+      let rig = try Rig(LayoutTests.ram(), features: format, shuffled: 8)
       let buffers = layout.place(in: rig.ram, writable: true)
-      let head = try #require(rig.driver.add(buffers, direct: layout.direct), "\(layout)")
-      rig.driver.publish()
+      let head = try #require(rig.ring.add(buffers, direct: layout.direct), "\(layout)")
+      rig.ring.publish()
       #expect(rig.receive(parts) == .some(nil), "\(layout)")
       #expect(rig.ram.gather(buffers) == packet, "\(layout)")
       #expect(
-        try rig.driver.nextUsed() == .init(head: head, length: UInt32(packet.count)), "\(layout)")
+        try rig.ring.nextUsed() == .init(head: head, length: UInt32(packet.count)), "\(layout)")
     }
   }
 
-  @Test("any window of any layout can be copied out")
-  func windows() throws {
+  @Test("any window of any layout can be copied out", arguments: Rig.formats)
+  func windows(format: VirtioFeatures) throws {
     let packet = pattern(12 + 30)
-    for layout in ChainLayout.all(headerLength: 12, payloadLength: 30) {
-      let rig = try Rig(LayoutTests.ram())
+    for layout in ChainLayout.all(headerLength: 12, payloadLength: 30)
+    where layout.exists(with: format) {
+      let rig = try Rig(LayoutTests.ram(), features: format)
       let buffers = layout.place(in: rig.ram)
       rig.ram.scatter(packet, over: buffers)
-      rig.driver.add(buffers, direct: layout.direct)
-      rig.driver.publish()
+      rig.ring.add(buffers, direct: layout.direct)
+      rig.ring.publish()
       #expect(rig.defect() == nil)
       #expect(rig.readable.byteCount == packet.count)
       for offset in 0..<packet.count {
@@ -65,17 +70,17 @@ struct LayoutTests {
     }
   }
 
-  @Test("a received packet may be spread over several chains")
-  func severalChains() throws {
-    let rig = try Rig()
+  @Test("a received packet may be spread over several chains", arguments: Rig.formats)
+  func severalChains(format: VirtioFeatures) throws {
+    let rig = try Rig(size: 8, features: format, start: 65533)
     let packet = pattern(100)
     var all: [DriverQueue.Buffer] = []
     for lengths in [[30, 3], [20], [1, 46]] {
       let buffers = ChainLayout("", lengths).place(in: rig.ram, writable: true)
-      rig.driver.add(buffers)
+      rig.ring.add(buffers)
       all += buffers
     }
-    rig.driver.publish()
+    rig.ring.publish()
     var chains: [DescriptorChain] = []
     var position = rig.device.position
     for _ in 0..<3 {
@@ -96,9 +101,9 @@ struct LayoutTests {
       rig.device.push(chain, length: length)
     }
     rig.device.take(to: position)
-    #expect(try rig.driver.nextUsed() == nil)
+    #expect(try rig.ring.nextUsed() == nil)
     rig.device.publish()
-    #expect(try rig.driver.allUsed().map(\.length) == [33, 20, 47])
+    #expect(try rig.ring.allUsed().map(\.length) == [33, 20, 47])
   }
 
   @Test("an empty descriptor may point anywhere")
@@ -112,23 +117,25 @@ struct LayoutTests {
     #expect(rig.readable.byteCount == 4)
   }
 
-  @Test("a chain of nothing but empty descriptors is an empty packet")
-  func empty() throws {
-    let rig = try Rig()
-    rig.driver.add(ChainLayout("", [0, 0, 0]).place(in: rig.ram))
-    rig.driver.publish()
+  @Test("a chain of nothing but empty descriptors is an empty packet", arguments: Rig.formats)
+  func empty(format: VirtioFeatures) throws {
+    let rig = try Rig(features: format)
+    rig.ring.add(ChainLayout("", [0, 0, 0]).place(in: rig.ram))
+    rig.ring.publish()
     #expect(rig.transmit() == .bytes([]))
   }
 
-  @Test("a buffer may run over three regions")
-  func threeRegions() throws {
-    let rig = try Rig(try GuestRAM.withBorders(count: 12, regionBytes: 4096, at: 0x8000), size: 16)
+  @Test("a buffer may run over three regions", arguments: Rig.formats)
+  func threeRegions(format: VirtioFeatures) throws {
+    let rig = try Rig(
+      try GuestRAM.withBorders(count: 12, regionBytes: 4096, at: 0x8000), size: 16,
+      features: format)
     let bytes = pattern(4096 * 2 + 100)
     let address = rig.ram.descriptions[5].guest.value + 4000
     let buffer = DriverQueue.Buffer(.init(address), UInt32(bytes.count))
     rig.ram.write(bytes, at: buffer.address)
-    rig.driver.add([buffer])
-    rig.driver.publish()
+    rig.ring.add([buffer])
+    rig.ring.publish()
     #expect(rig.transmit() == .bytes(bytes))
   }
 
@@ -151,25 +158,26 @@ struct LayoutTests {
     }
   }
 
-  @Test("an indirect table may be longer than the ring")
-  func longTable() throws {
-    let rig = try Rig(size: 4)
+  @Test("an indirect table may be longer than the ring", arguments: Rig.formats)
+  func longTable(format: VirtioFeatures) throws {
+    let rig = try Rig(size: 4, features: format)
     let packet = pattern(300)
     let buffers = ChainLayout("", Array(repeating: 1, count: 300)).place(in: rig.ram)
     rig.ram.scatter(packet, over: buffers)
-    rig.driver.add(buffers, direct: 0)
-    rig.driver.publish()
+    rig.ring.add(buffers, direct: 0)
+    rig.ring.publish()
     #expect(rig.transmit() == .bytes(packet))
   }
 
-  @Test("a chain may use every descriptor of the ring", arguments: [1, 2, 128, 1024])
-  func fullRing(size: Int) throws {
-    let rig = try Rig(size: size, shuffled: 3)
+  @Test(
+    "a chain may use every descriptor of the ring", arguments: [1, 2, 128, 1024], Rig.formats)
+  func fullRing(size: Int, format: VirtioFeatures) throws {
+    let rig = try Rig(size: size, features: format, start: 3, shuffled: 3)
     let packet = pattern(size)
     let buffers = ChainLayout("", Array(repeating: 1, count: size)).place(in: rig.ram)
     rig.ram.scatter(packet, over: buffers)
-    rig.driver.add(buffers)
-    rig.driver.publish()
+    rig.ring.add(buffers)
+    rig.ring.publish()
     #expect(rig.transmit() == .bytes(packet))
   }
 }

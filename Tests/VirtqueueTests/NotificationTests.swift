@@ -7,15 +7,16 @@ import Testing
 import Virtqueue
 
 private let eventIdx: VirtioFeatures = [.version1, .ringEventIdx]
+private let packedEventIdx: VirtioFeatures = [.version1, .ringEventIdx, .ringPacked]
 
 @Suite("Notifications")
 struct NotificationTests {
   /// Offers and returns `count` chains; the device decides nothing yet.
   private func move(_ count: Int, in rig: Rig, _ buffer: DriverQueue.Buffer) throws {
-    for _ in 0..<count { rig.driver.add([buffer]) }
-    rig.driver.publish()
+    for _ in 0..<count { rig.ring.add([buffer]) }
+    rig.ring.publish()
     for _ in 0..<count { _ = rig.transmit() }
-    _ = try rig.driver.allUsed()
+    _ = try rig.ring.allUsed()
   }
 
   @Test("with EVENT_IDX a call is made exactly when the used index passes the driver's event")
@@ -37,6 +38,69 @@ struct NotificationTests {
     }
   }
 
+  @Test("a packed event is met exactly when its descriptor is returned, over the end of the ring")
+  func packedCallByEvent() throws {
+    var generator = SeededGenerator(seed: 12)
+    for size in [1, 2, 13, 64] {
+      let rig = try Rig(size: size, features: packedEventIdx, start: 5)
+      let buffer = DriverQueue.Buffer(rig.ram.allocate(1), 1)
+      for round in 0..<1000 {
+        let start = rig.packed.usedPlace
+        let count = Int.random(in: 0...size, using: &generator)
+        var event = start
+        for _ in 0..<Int.random(in: 0..<2 * size, using: &generator) { event.advance(1, in: size) }
+        rig.packed.callEvent = event.position
+        try move(count, in: rig, buffer)
+        var place = start
+        var expected = false
+        for _ in 0..<count {
+          if place == event { expected = true }
+          place.advance(1, in: size)
+        }
+        let needed = rig.device.needsCall()
+        #expect(
+          needed == expected, "size \(size), round \(round): \(start) by \(count), \(event)")
+      }
+    }
+  }
+
+  @Test("in a packed ring the driver's flags decide, and DESC means nothing without EVENT_IDX")
+  func packedFlags() throws {
+    for features in [packedEventIdx, [.version1, .ringPacked]] as [VirtioFeatures] {
+      let rig = try Rig(size: 8, features: features)
+      let buffer = DriverQueue.Buffer(rig.ram.allocate(1), 1)
+      rig.packed.callEvent = QueuePosition(0x8005)
+      for (flags, wanted) in [(0, true), (1, false), (2, !features.contains(.ringEventIdx))] {
+        rig.packed.driverFlags = UInt16(flags)
+        try move(1, in: rig, buffer)
+        let needed = rig.device.needsCall()
+        #expect(needed == wanted, "flags \(flags)")
+      }
+    }
+  }
+
+  @Test(
+    "with NOTIFY_ON_EMPTY a driver that has offered nothing more is called whatever it said",
+    arguments: [[], .ringEventIdx, .ringPacked, [.ringPacked, .ringEventIdx]] as [VirtioFeatures])
+  func notifyOnEmpty(features: VirtioFeatures) throws {
+    for isNegotiated in [false, true] {
+      let rig = try Rig(
+        size: 8, features: features.union(isNegotiated ? [.version1, .notifyOnEmpty] : .version1))
+      let buffer = DriverQueue.Buffer(rig.ram.allocate(1), 1)
+      rig.ring.disableCalls()
+      for _ in 0..<2 { rig.ring.add([buffer]) }
+      rig.ring.publish()
+      _ = rig.transmit()
+      var needed = rig.device.needsCall()
+      #expect(!needed)
+      _ = rig.transmit()
+      needed = rig.device.needsCall()
+      #expect(needed == isNegotiated)
+      needed = rig.device.needsCall()
+      #expect(!needed, "once")
+    }
+  }
+
   @Test("an event that was passed between two decisions is not lost")
   func severalPublishes() throws {
     let rig = try Rig(size: 64, features: eventIdx)
@@ -50,18 +114,18 @@ struct NotificationTests {
     #expect(!needed)
   }
 
-  @Test("without EVENT_IDX the driver's flag decides")
-  func callByFlag() throws {
-    let rig = try Rig(features: [.version1])
+  @Test("without EVENT_IDX the driver's flag decides", arguments: Rig.formats)
+  func callByFlag(format: VirtioFeatures) throws {
+    let rig = try Rig(features: format)
     let buffer = DriverQueue.Buffer(rig.ram.allocate(1), 1)
     try move(1, in: rig, buffer)
     var needed = rig.device.needsCall()
     #expect(needed)
-    rig.driver.disableCalls()
+    rig.ring.disableCalls()
     try move(1, in: rig, buffer)
     needed = rig.device.needsCall()
     #expect(!needed)
-    _ = rig.driver.enableCalls()
+    _ = rig.ring.enableCalls()
     try move(1, in: rig, buffer)
     needed = rig.device.needsCall()
     #expect(needed)
@@ -101,7 +165,7 @@ struct NotificationTests {
   @Test("a ring without a call descriptor does not mind")
   func polling() throws {
     let rig = try Rig()
-    rig.device = try AnyVirtqueue(activating: rig.driver.config(memory: rig.memory))
+    rig.device = try AnyVirtqueue(activating: rig.ring.config(memory: rig.memory))
     rig.device.signalCall()
     rig.device.signalError()
     try move(1, in: rig, DriverQueue.Buffer(rig.ram.allocate(1), 1))
@@ -109,35 +173,37 @@ struct NotificationTests {
     #expect(called)
   }
 
-  @Test("kicks come exactly while they are enabled, by flag")
-  func kickByFlag() throws {
-    let rig = try Rig(features: [.version1])
+  @Test("kicks come exactly while they are enabled, by flag", arguments: Rig.formats)
+  func kickByFlag(format: VirtioFeatures) throws {
+    let rig = try Rig(features: format)
     let buffer = DriverQueue.Buffer(rig.ram.allocate(1), 1)
-    rig.driver.add([buffer])
-    #expect(rig.driver.publish())
+    rig.ring.add([buffer])
+    #expect(rig.ring.publish())
     rig.device.disableKicks()
-    rig.driver.add([buffer])
-    #expect(!rig.driver.publish())
+    rig.ring.add([buffer])
+    #expect(!rig.ring.publish())
     let more = rig.device.enableKicks()
     #expect(more)
-    rig.driver.add([buffer])
-    #expect(rig.driver.publish())
+    rig.ring.add([buffer])
+    #expect(rig.ring.publish())
   }
 
-  @Test("with EVENT_IDX one kick comes for the next head after looking, over the wrap too")
-  func kickByEvent() throws {
-    let rig = try Rig(size: 16, features: eventIdx, start: 65530)
+  @Test(
+    "with EVENT_IDX one kick comes for the next chain after looking, over the wrap too",
+    arguments: [(16, eventIdx), (16, packedEventIdx), (13, packedEventIdx), (3, packedEventIdx)])
+  func kickByEvent(size: Int, features: VirtioFeatures) throws {
+    let rig = try Rig(size: size, features: features, start: 65530)
     let buffer = DriverQueue.Buffer(rig.ram.allocate(1), 1)
     for _ in 0..<20 {
       let more = rig.device.enableKicks()
       #expect(!more)
-      rig.driver.add([buffer])
-      #expect(rig.driver.publish())
+      rig.ring.add([buffer])
+      #expect(rig.ring.publish())
       // Further ones are not asked for, until the device looks again.
-      rig.driver.add([buffer])
-      #expect(!rig.driver.publish())
+      rig.ring.add([buffer])
+      #expect(!rig.ring.publish())
       while rig.transmit() != nil {}
-      _ = try rig.driver.allUsed()
+      _ = try rig.ring.allUsed()
     }
   }
 
@@ -157,8 +223,8 @@ struct NotificationTests {
             #expect(rig.driver.availEvent == 65534 &+ UInt16(beyond))
           }
         }
-        rig.driver.add([buffer])
-        rig.driver.publish()
+        rig.ring.add([buffer])
+        rig.ring.publish()
       }
     }
   }
@@ -177,11 +243,13 @@ struct WakeUpTests {
 
   @Test(
     "two threads that both sleep whenever they may never miss each other",
-    .timeLimit(.minutes(1)), arguments: [[.version1], eventIdx] as [VirtioFeatures])
+    .timeLimit(.minutes(1)),
+    arguments: [[.version1], eventIdx, [.version1, .ringPacked], packedEventIdx]
+      as [VirtioFeatures])
   func handshake(features: VirtioFeatures) throws {
     let ram = try GuestRAM()
     let memory = try ram.memory()
-    let driver = DriverQueue(in: ram, size: 8, features: features, start: 65000)
+    let driver = ringDriver(in: ram, size: 8, features: features, start: 65000)
     let kick = try EventDescriptor()
     let call = try EventDescriptor()
     let config = driver.config(memory: memory, kick: kick, call: call)

@@ -12,7 +12,7 @@ enum Walked: Equatable {
 final class Rig {
   let ram: GuestRAM
   let memory: GuestMemory
-  let driver: DriverQueue
+  let ring: any RingDriver
   var device: AnyVirtqueue
   let readable: DeviceReadableBuffers
   let writable: DeviceWritableBuffers
@@ -23,6 +23,12 @@ final class Rig {
 
   /// All that matters to the walk.
   static let features: VirtioFeatures = [.version1, .ringIndirectDesc]
+  /// The same, in both formats.
+  static let formats: [VirtioFeatures] = [features, features.union(.ringPacked)]
+
+  /// For tests of one format: its fields.
+  var driver: DriverQueue { ring as! DriverQueue }
+  var packed: PackedDriverQueue { ring as! PackedDriverQueue }
 
   init(
     _ ram: GuestRAM? = nil, size: Int = 256, features: VirtioFeatures = Rig.features,
@@ -31,14 +37,18 @@ final class Rig {
   ) throws {
     self.ram = try ram ?? GuestRAM()
     memory = try self.ram.memory()
-    driver = DriverQueue(
-      in: self.ram, size: size, features: features, start: start, placement: placement,
-      shuffled: shuffled)
+    ring =
+      placement == .legacy
+      ? DriverQueue(
+        in: self.ram, size: size, features: features, start: start, placement: .legacy,
+        shuffled: shuffled)
+      : ringDriver(
+        in: self.ram, size: size, features: features, start: start, shuffled: shuffled)
     kick = try EventDescriptor()
     call = try EventDescriptor()
     error = try EventDescriptor()
     device = try AnyVirtqueue(
-      activating: driver.config(memory: memory, kick: kick, call: call, error: error))
+      activating: ring.config(memory: memory, kick: kick, call: call, error: error))
     self.capacity = capacity
     readable = DeviceReadableBuffers(capacity: capacity)
     writable = DeviceWritableBuffers(capacity: capacity)

@@ -15,23 +15,23 @@ struct RingTests {
     #expect(rig.transmit() == nil)
   }
 
-  @Test("what was added is seen when it is published, not before")
-  func publication() throws {
-    let rig = try Rig()
-    rig.driver.add([.init(rig.ram.allocate(1), 1)])
+  @Test("what was added is seen when it is published, not before", arguments: Rig.formats)
+  func publication(format: VirtioFeatures) throws {
+    let rig = try Rig(features: format)
+    rig.ring.add([.init(rig.ram.allocate(1), 1)])
     #expect(rig.transmit() == nil)
-    rig.driver.publish()
+    rig.ring.publish()
     #expect(rig.transmit() != nil)
     #expect(rig.transmit() == nil)
   }
 
-  @Test("heads are looked at ahead and taken later")
-  func lookAhead() throws {
-    let rig = try Rig(size: 8, shuffled: 5)
+  @Test("chains are looked at ahead and taken later", arguments: Rig.formats)
+  func lookAhead(format: VirtioFeatures) throws {
+    let rig = try Rig(size: 8, features: format, start: 6, shuffled: 5)
     let at = rig.ram.allocate(8)
-    let heads = (0..<5).compactMap { _ in rig.driver.add([.init(at, 1)]) }
-    rig.driver.publish()
-    let waiting = rig.device.availableChains(1)
+    let heads = (0..<5).compactMap { _ in rig.ring.add([.init(at, 1)]) }
+    rig.ring.publish()
+    let waiting = rig.device.availableChains(64)
     #expect(waiting == 5)
     #expect(rig.skip(8).map(\.id) == heads)
     #expect(rig.skip(8).map(\.id) == heads)
@@ -45,36 +45,45 @@ struct RingTests {
   func reload() throws {
     let rig = try Rig()
     let at = rig.ram.allocate(8)
-    rig.driver.add([.init(at, 1)])
-    rig.driver.publish()
+    rig.ring.add([.init(at, 1)])
+    rig.ring.publish()
     var waiting = rig.device.availableChains(1)
     #expect(waiting == 1)
-    rig.driver.add([.init(at, 1)])
-    rig.driver.publish()
+    rig.ring.add([.init(at, 1)])
+    rig.ring.publish()
     waiting = rig.device.availableChains(1)
     #expect(waiting == 1)
     waiting = rig.device.availableChains(2)
     #expect(waiting == 2)
   }
 
-  @Test("a full ring is available as a whole", arguments: [0, 40000, 65535] as [UInt16])
-  func full(start: UInt16) throws {
-    let rig = try Rig(size: 64, start: start)
+  @Test(
+    "a full ring is available as a whole", arguments: [0, 40000, 65535] as [UInt16], Rig.formats)
+  func full(start: UInt16, format: VirtioFeatures) throws {
+    let rig = try Rig(size: 64, features: format, start: start)
     let at = rig.ram.allocate(8)
-    while rig.driver.add([.init(at, 8)]) != nil {}
-    rig.driver.publish()
-    let waiting = rig.device.availableChains(1)
+    while rig.ring.add([.init(at, 8)]) != nil {}
+    rig.ring.publish()
+    let waiting = rig.device.availableChains(64)
     #expect(waiting == 64)
     var count = 0
     while rig.transmit() != nil { count += 1 }
     #expect(count == 64)
-    #expect(try rig.driver.allUsed().count == 64)
-    #expect(rig.driver.freeDescriptors == 64)
+    #expect(try rig.ring.allUsed().count == 64)
+    #expect(rig.ring.freeDescriptors == 64)
   }
 
-  @Test("several hundred thousand packets go through a ring, in order, over the index's wrap")
-  func longRun() throws {
-    let rig = try Rig(size: 128, start: 60000, shuffled: 1)
+  @Test(
+    "several hundred thousand packets go through a ring, in order, over the index's wrap",
+    arguments: [
+      (128, Rig.features), (128, Rig.features.union(.inOrder)),
+      (128, Rig.features.union(.ringPacked)),
+      (128, Rig.features.union([.ringPacked, .inOrder])), (100, Rig.features.union(.ringPacked)),
+    ])
+  func longRun(size: Int, features: VirtioFeatures) throws {
+    let rig = try Rig(
+      size: size, features: features, start: 60000,
+      shuffled: features.contains(.inOrder) ? nil : 1)
     let at = (0..<128).map { _ in rig.ram.allocate(64) }
     var generator = SeededGenerator(seed: 99)
     var sent: UInt32 = 0
@@ -86,14 +95,14 @@ struct RingTests {
       // The driver adds some, the device takes some.
       for _ in 0..<Int.random(in: 1...60, using: &generator) {
         let buffer = at[Int(sent % 128)]
-        guard sent < total, expected.count < 128,
-          let head = rig.driver.add([.init(buffer, 4)])
+        guard sent < total, expected.count < size,
+          let head = rig.ring.add([.init(buffer, 4)])
         else { break }
         unsafe rig.ram.pointer(buffer, length: 4).storeBytes(of: sent, as: UInt32.self)
         expected.append(head)
         sent += 1
       }
-      rig.driver.publish()
+      rig.ring.publish()
       let waiting = rig.device.availableChains(60)
       let count = min(waiting, Int.random(in: 1...60, using: &generator))
       var position = rig.device.position
@@ -112,7 +121,7 @@ struct RingTests {
       }
       rig.device.take(to: position)
       rig.device.publish()
-      while let used = try rig.driver.nextUsed() {
+      while let used = try rig.ring.nextUsed() {
         if used.head != expected.first { wrong += 1 }
         expected.removeFirst()
       }
@@ -120,10 +129,16 @@ struct RingTests {
     }
     #expect(wrong == 0)
     #expect(arrived == total)
-    #expect(rig.driver.freeDescriptors == 128)
-    let end = UInt16(truncatingIfNeeded: 60000 + Int(total))
-    #expect(rig.device.base == VringBase(split: end))
-    #expect(rig.driver.publishedUsedIndex == end)
+    #expect(rig.ring.freeDescriptors == size)
+    if features.contains(.ringPacked) {
+      let (laps, index) = (60000 + Int(total)).quotientAndRemainder(dividingBy: size)
+      let end = QueuePosition(UInt16(index) | (laps % 2 == 0 ? 0x8000 : 0))
+      #expect(rig.device.base == VringBase(packed: end, used: end))
+    } else {
+      let end = UInt16(truncatingIfNeeded: 60000 + Int(total))
+      #expect(rig.device.base == VringBase(split: end))
+      #expect(rig.driver.publishedUsedIndex == end)
+    }
   }
 }
 
@@ -144,8 +159,8 @@ struct FaultTests {
   func indexGoesBack() throws {
     let rig = try Rig(size: 16)
     let at = rig.ram.allocate(1)
-    for _ in 0..<3 { rig.driver.add([.init(at, 1)]) }
-    rig.driver.publish()
+    for _ in 0..<3 { rig.ring.add([.init(at, 1)]) }
+    rig.ring.publish()
     for _ in 0..<3 { #expect(rig.transmit() != nil) }
     rig.driver.pokeAvailIndex(1)
     #expect(rig.transmit() == nil)

@@ -24,6 +24,9 @@ static inline __attribute__((always_inline)) uint32_t shared_load32_acquire(cons
 static inline __attribute__((always_inline)) uint32_t shared_load32_relaxed(const void *p) {
   return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED);
 }
+static inline __attribute__((always_inline)) uint64_t shared_load64_acquire(const void *p) {
+  return __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE);
+}
 static inline __attribute__((always_inline)) uint64_t shared_load64_relaxed(const void *p) {
   return __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED);
 }
@@ -38,6 +41,9 @@ static inline __attribute__((always_inline)) void shared_store32_release(void *p
 }
 static inline __attribute__((always_inline)) void shared_store32_relaxed(void *p, uint32_t v) {
   __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELAXED);
+}
+static inline __attribute__((always_inline)) void shared_store64_release(void *p, uint64_t v) {
+  __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELEASE);
 }
 static inline __attribute__((always_inline)) void shared_store64_relaxed(void *p, uint64_t v) {
   __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELAXED);

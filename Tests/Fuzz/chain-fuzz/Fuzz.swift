@@ -1,7 +1,7 @@
 // Fuzzes what a guest writes: descriptors, indirect tables, rings.
 //
-// The input is the guest's memory from address 0 on, behind four bytes that choose the ring.  Every
-// chain that the ring offers is walked in both directions and compared with the specification's
+// The input is the guest's memory from address 0 on, behind four bytes that choose the ring (packed
+// ones: PackedFuzz.swift).  Every chain that the ring offers is walked in both directions and compared with the specification's
 // model; then bytes are written into it, wherever it points (the ring itself is fair game), and the
 // head is returned.  A walk without end is libFuzzer's -timeout.
 //
@@ -27,6 +27,7 @@ final class Guest {
   let ram: GuestRAM
   let memory: GuestMemory
   let queues: [DriverQueue]
+  let packedQueues: [PackedDriverQueue]
 
   init() throws {
     ram = try GuestRAM(Guest.regions)
@@ -40,6 +41,15 @@ final class Guest {
       }
     }
     self.queues = queues
+    var packedQueues: [PackedDriverQueue] = []
+    for features in [[.ringPacked], [.ringPacked, .ringIndirectDesc]] as [VirtioFeatures] {
+      for size in [1, 2, 3, 7, 16] {
+        ram.release(to: start)
+        packedQueues.append(
+          PackedDriverQueue(in: ram, size: size, features: features.union(.version1)))
+      }
+    }
+    self.packedQueues = packedQueues
   }
 
   func load(_ bytes: UnsafeRawBufferPointer) {
@@ -112,7 +122,12 @@ nonisolated(unsafe) let scratch = UnsafeMutableRawPointer.allocate(
 
 func run(_ guest: Guest, _ input: UnsafeRawBufferPointer) {
   guard input.count > 4 else { return }
-  let driver = unsafe guest.queues[Int(input[0]) % guest.queues.count]
+  let choice = unsafe Int(input[0])
+  if choice >= 128 {
+    unsafe runPacked(guest, guest.packedQueues[choice % guest.packedQueues.count], input)
+    return
+  }
+  let driver = guest.queues[choice % guest.queues.count]
   let capacity = unsafe [1, 4, 64, 256][Int(input[1]) % 4]
   unsafe guest.load(UnsafeRawBufferPointer(rebasing: input[4...]))
   // Without this hardly any input would get beyond the check of the index.

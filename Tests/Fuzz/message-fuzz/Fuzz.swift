@@ -40,7 +40,7 @@ private final class CheckingDevice: Device {
   var running: Set<Int> = []
 
   var offeredFeatures: VirtioFeatures {
-    [.version1, .anyLayout, .mrgRxbuf, .ringEventIdx, .accessPlatform]
+    [.version1, .anyLayout, .mrgRxbuf, .ringEventIdx, .accessPlatform, .ringPacked]
   }
   var queuePairCount: Int { 2 }
   var maximumMTU: Int { 1500 }
