@@ -43,9 +43,16 @@ public final class Translations: Sendable {
 public struct TranslationMiss: Hashable, Sendable {
   public var address: IOVirtualAddress
   public var access: Access
+  /// Which chain waits for it: no two have the same number.  0: a ring waits for its own pages.
+  public var chain: UInt64 = 0
   public init(address: IOVirtualAddress, access: Access) {
     self.address = address
     self.access = access
+  }
+
+  /// Whether the same translation is missing.
+  public func isSame(as other: TranslationMiss) -> Bool {
+    address == other.address && access == other.access
   }
 }
 

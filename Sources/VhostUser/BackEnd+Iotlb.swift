@@ -80,13 +80,18 @@ extension BackEnd {
 
   private func ask(_ miss: TranslationMiss) {
     guard isTranslating, channel != nil, iotlb?.shouldAsk(miss) == true else { return }
+    send(Iotlb.Question(miss: miss))
+  }
+
+  private func send(_ question: Iotlb.Question) {
+    let miss = question.miss
     let message = IotlbMessage(
       iova: miss.address.value, size: 0, frontEnd: FrontEndAddress(0),
       permission: miss.access.rawValue, type: IotlbMessage.miss)
     if channel!.send(.iotlb(message), wantsReply: expectsReplies) {
-      iotlb!.hasSent(miss)
+      iotlb!.hasSent(question)
     } else {
-      iotlb!.couldNotSend(miss)
+      iotlb!.couldNotSend(question)
     }
   }
 
@@ -101,7 +106,7 @@ extension BackEnd {
         inband?.takeReply()
         continue
       case .reply(_, let code):
-        if let miss = iotlb!.takeReply(code) { refuse(miss) }
+        if let question = iotlb!.takeReply(code) { refuse(question) }
         continue
       case .nothing: break
       case .closed:
@@ -109,7 +114,7 @@ extension BackEnd {
       }
       break
     }
-    for miss in iotlb!.takeUnsent() { ask(miss) }
+    for question in iotlb!.takeUnsent() { send(question) }
   }
 
   /// All that the front-end has sent is read.
@@ -118,11 +123,12 @@ extension BackEnd {
     refused.forEach(refuse)
   }
 
-  private func refuse(_ miss: TranslationMiss) {
+  private func refuse(_ question: Iotlb.Question) {
     warn(
-      "the front-end has no translation to \(miss.access) I/O virtual address "
-        + "\(miss.address); the packet or ring there is of no use")
-    device.refuse(miss)
+      "the front-end has no translation to \(question.miss.access) I/O virtual address "
+        + "\(question.miss.address); the packet or ring there is of no use")
+    device.refuse(question.miss)
+    question.later.forEach(ask)
   }
 
   // MARK: The session's other business

@@ -15,15 +15,17 @@ struct Iotlb {
   /// The front-end speaks of translations, whether or not it gave a channel.
   var isInUse = false
 
-  private struct Question {
+  struct Question {
     let miss: TranslationMiss
+    /// Chains that came later: the driver may have made the mapping after the front-end had looked.
+    var later: [TranslationMiss] = []
     /// A translation came since.
     var isAnswered = false
   }
   /// Sent, oldest first.
   private var asked: [Question] = []
   /// The channel had no room for them.
-  private var unsent: [TranslationMiss] = []
+  private var unsent: [Question] = []
   /// Replied to, but perhaps not yet answered.
   private var replied: [Question] = []
 
@@ -32,19 +34,28 @@ struct Iotlb {
 
   init() throws(Errno) { misses = try Mailbox() }
 
-  /// Whether this has to be asked now.
-  mutating func shouldAsk(_ miss: TranslationMiss) -> Bool {
-    if table.firstMiss(miss.address, size: 1, access: miss.access) == nil { return false }
-    let isKnown =
-      asked.contains { $0.miss == miss && !$0.isAnswered }
-      || replied.contains { $0.miss == miss && !$0.isAnswered } || unsent.contains(miss)
-    return !isKnown && asked.count + unsent.count < Iotlb.mostQuestions
+  private func isCovered(_ miss: TranslationMiss) -> Bool {
+    table.firstMiss(miss.address, size: 1, access: miss.access) == nil
   }
 
-  mutating func hasSent(_ miss: TranslationMiss) { asked.append(Question(miss: miss)) }
-  mutating func couldNotSend(_ miss: TranslationMiss) { unsent.append(miss) }
+  /// Whether this has to be asked now; if it is asked already, a chain joins in.
+  mutating func shouldAsk(_ miss: TranslationMiss) -> Bool {
+    if isCovered(miss) { return false }
+    func join(_ list: inout [Question]) -> Bool {
+      guard let i = list.firstIndex(where: { $0.miss.isSame(as: miss) && !$0.isAnswered }) else {
+        return false
+      }
+      if miss.chain != 0 { list[i].later.append(miss) }
+      return true
+    }
+    if join(&asked) || join(&replied) || join(&unsent) { return false }
+    return asked.count + unsent.count < Iotlb.mostQuestions
+  }
 
-  mutating func takeUnsent() -> [TranslationMiss] {
+  mutating func hasSent(_ question: Question) { asked.append(question) }
+  mutating func couldNotSend(_ question: Question) { unsent.append(question) }
+
+  mutating func takeUnsent() -> [Question] {
     defer { unsent = [] }
     return unsent
   }
@@ -52,28 +63,25 @@ struct Iotlb {
   /// The table has changed.
   /// - Parameter expectsReplies: else an answer is all that comes.
   mutating func noteAnswers(expectsReplies: Bool) {
-    func isCovered(_ miss: TranslationMiss) -> Bool {
-      table.firstMiss(miss.address, size: 1, access: miss.access) == nil
-    }
     for i in asked.indices where isCovered(asked[i].miss) { asked[i].isAnswered = true }
     for i in replied.indices where isCovered(replied[i].miss) { replied[i].isAnswered = true }
     if !expectsReplies { asked.removeAll(where: \.isAnswered) }
   }
 
-  /// A reply came.  Returns what the front-end has no translation for.
-  mutating func takeReply(_ code: UInt64) -> TranslationMiss? {
+  /// A reply came.  Returns the question that the front-end has no translation for.
+  mutating func takeReply(_ code: UInt64) -> Question? {
     guard !asked.isEmpty else { return nil }
     let question = asked.removeFirst()
     if question.isAnswered { return nil }
-    if code != 0 { return question.miss }
+    if code != 0 { return question }
     replied.append(question)
     return nil
   }
 
   /// Everything that the front-end has sent is read.  Returns what it has no translation for.
-  mutating func settle() -> [TranslationMiss] {
+  mutating func settle() -> [Question] {
     defer { replied = [] }
-    return replied.filter { !$0.isAnswered }.map(\.miss)
+    return replied.filter { !$0.isAnswered }
   }
 
   /// The channel is another one: nobody replies to what was asked over the former.

@@ -7,6 +7,7 @@
 public import GuestMemory
 public import Linux
 public import SharedRing
+import Synchronization
 
 /// What a queue needs to run behind a vIOMMU.
 public struct QueueTranslation: Sendable {
@@ -68,6 +69,9 @@ struct TranslationState: ~Copyable {
     var refused: TranslationMiss?
   }
   @usableFromInline let cells: HotState<Cells>
+  /// Counts the chains of all queues that wait, so that an answer never meets another one than it
+  /// is for.
+  private static let chains = Atomic<UInt64>(0)
 
   init(_ config: VirtqueueConfig) {
     cells = HotState(Cells(table: config.translation?.table, ring: config.translation?.ring))
@@ -78,10 +82,14 @@ struct TranslationState: ~Copyable {
   @usableFromInline @inline(never)
   func waits(for miss: TranslationMiss) -> Bool {
     guard cells.value.table != nil else { return false }
-    if cells.value.refused == miss {
+    if let refused = cells.value.refused {
       cells.value.refused = nil
-      return false
+      if refused.isSame(as: miss) { return false }
     }
+    // Still the same, after a change of other translations.
+    if let former = cells.value.miss, former.isSame(as: miss) { return true }
+    var miss = miss
+    miss.chain = TranslationState.chains.wrappingAdd(1, ordering: .relaxed).newValue
     cells.value.miss = miss
     cells.value.isReported = false
     return true
@@ -96,7 +104,9 @@ struct TranslationState: ~Copyable {
 
   func replace(_ table: Translations) {
     cells.value.table = table
-    cells.value.miss = nil
+    guard let miss = cells.value.miss else { return }
+    let view = miss.access == .write ? table.writable : table.readable
+    if unsafe view.run(at: miss.address.value, length: 1) != nil { cells.value.miss = nil }
   }
 
   /// Returns whether it was waited for.
