@@ -47,11 +47,18 @@ if ((QUEUES > 1)); then
   DEVICE_OPTIONS=,mq=on,vectors=$((2 * QUEUES + 2))$DEVICE_OPTIONS
 fi
 
+# The device behind an IOMMU of the guest, whose kernel then needs intel_iommu=on:
+#   IOMMU=intel-iommu,device-iotlb=on,intremap=off
+# It has to be made before the devices behind it.
+IOMMU=${IOMMU:-}
+[[ -z $IOMMU ]] || DEVICE_OPTIONS=,disable-legacy=on,iommu_platform=on,ats=on$DEVICE_OPTIONS
+
 # Before QEMU 9.2 this was called reconnect, in seconds: RECONNECT=reconnect=1.
 RECONNECT=${RECONNECT:-reconnect-ms=200}
 
 exec "$QEMU" \
   -machine q35,memory-backend=memory -accel "$ACCEL" -cpu "$CPU_MODEL" -smp "$CPUS" -m "$MEMORY" \
+  ${IOMMU:+-device "$IOMMU"} \
   -object "memory-backend-memfd,id=memory,size=$MEMORY,share=on$MEMORY_OPTIONS" \
   -chardev "socket,id=vhost-user,path=$SOCKET,$RECONNECT" \
   -netdev "vhost-user,id=net,chardev=vhost-user,queues=$QUEUES" \

@@ -47,6 +47,22 @@ extension SystemTests {
       #expect(daemon.process.isRunning)
     }
 
+    @Test("traffic passes behind an IOMMU of the guest")
+    func iommu() throws {
+      let wire = try Wire()
+      let daemon = try wire.startDaemon()
+      let guest = try Guest(on: wire, iommu: true)
+      try guest.waitUntilUp(within: 180)
+
+      #expect(try guest.hasFeature(33))
+      #expect(try guest.run("cat /sys/class/net/eth0/device/../iommu_group/type").contains("DMA"))
+      #expect(try guest.ping(count: 20) == 20)
+      let sums = try guest.copyFile(megabytes: 1)
+      #expect(sums.count == 3)
+      #expect(Set(sums).count == 1)
+      #expect(daemon.process.isRunning)
+    }
+
     @Test("a reboot of the guest starts fresh")
     func reboot() throws {
       let wire = try Wire()

@@ -20,16 +20,20 @@ struct Guest {
   ///   - ring: entries of each virtqueue.
   ///   - memory: more properties of the memory, each with a comma before it.
   ///   - kernel: "6.1" or "newest"; 6.12 otherwise.
+  ///   - iommu: the device is behind an IOMMU, and its driver unmaps each buffer at once.
   ///   - arguments: more arguments of QEMU.
   init(
     on wire: Wire, device: String = "", queues: Int = 1, ring: Int = 1024, memory: String = "",
-    kernel: String = "", boot: Boot = .given, arguments: String = ""
+    kernel: String = "", boot: Boot = .given, iommu: Bool = false,
+    arguments: String = ""
   ) throws {
     self.wire = wire
     try wire.shell(
       """
       export MEMORY=384M MEMORY_OPTIONS='\(memory)' QUEUES=\(queues) RING_SIZE=\(ring)
       export DEVICE_OPTIONS='\(device)'
+      export IOMMU='\(iommu ? "intel-iommu,device-iotlb=on,intremap=off" : "")'
+      GUEST_APPEND='\(iommu ? "intel_iommu=on iommu.passthrough=0 iommu.strict=1" : "")' \\
       GUEST_KERNEL='\(kernel)' GUEST_BOOT='\(boot.rawValue)' guest_start \(arguments)
       """)
   }
