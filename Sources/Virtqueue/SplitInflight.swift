@@ -38,6 +38,10 @@ extension SplitRing {
       return
     }
     try unsafe finishBatch(region, entries: entries)
+    // Before the list of the next batch begins: it would be taken for the one that was just done.
+    sharedStoreOrder()
+    unsafe region.storeRelaxed16(SplitInflight.usedIdx, used.value)
+    sharedStoreOrder()
     let heads = try unsafe headsInFlight(region, entries: entries)
     if !heads.isEmpty {
       if unsafe !areNextInRing(heads) { unsafe returnEmpty(heads, region) }

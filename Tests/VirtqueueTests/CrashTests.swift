@@ -7,6 +7,7 @@
 import GuestDriver
 import GuestMemory
 import Linux
+import SharedRing
 import Testing
 import Virtqueue
 
@@ -73,6 +74,21 @@ struct CrashTests {
       rig.driver.publish()
     }
 
+    /// Returns heads as a back-end does that has not come to clear its marks.
+    func publishUnnoted(_ heads: [UInt16]) {
+      guard let region else { return }
+      let used = unsafe rig.ram.pointer(rig.driver.usedRing, length: 4 + 8 * rig.driver.size)
+      var index = rig.driver.publishedUsedIndex
+      for head in heads {
+        let slot = Int(index) & (rig.driver.size - 1)
+        unsafe used.storeRelaxed64(4 + 8 * slot, UInt64(head))
+        region[word: 16 + 16 * Int(head)] = 1 | UInt64(region.lastBatchHead) << 48
+        region.lastBatchHead = head
+        index &+= 1
+      }
+      unsafe used.release16(2, index)
+    }
+
     var memory: WatchedMemory {
       let (ram, driver) = (rig.ram, rig.driver)
       func range(_ address: GuestAddress, _ length: Int) -> UnsafeMutableRawBufferPointer {
@@ -137,8 +153,10 @@ struct CrashTests {
     #endif
   }
 
-  @Test("taking over what another back-end left may itself be cut short at any store")
-  func takeover() throws {
+  @Test(
+    "taking over what another back-end left may itself be cut short at any store",
+    arguments: [false, true])
+  func takeover(batchIsHalfNoted: Bool) throws {
     var states = 0
     for seed in 0..<UInt64(12) {
       func scene() throws -> (Scene, [UInt16]) {
@@ -150,6 +168,11 @@ struct CrashTests {
         let taken = heads.prefix(Int.random(in: 1...heads.count, using: &generator))
         for (i, head) in taken.shuffled(using: &generator).enumerated() {
           region.setEntry(Int(head), inflight: 1, next: 77, counter: UInt64(i))
+        }
+        if batchIsHalfNoted {
+          // Published and still marked: the other one died before it was done with the batch.
+          let count = Int.random(in: 1...taken.count, using: &generator)
+          scene.publishUnnoted(Array(taken.shuffled(using: &generator).prefix(count)))
         }
         return (scene, heads)
       }
