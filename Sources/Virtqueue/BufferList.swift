@@ -17,6 +17,10 @@ struct BufferList: ~Copyable {
     @usableFromInline var capacity: Int
     /// Bytes in all runs.
     @usableFromInline var bytes: Int
+    /// Bytes before the first run that the device may write; nil: there is none.
+    @usableFromInline var turn: Int?
+    /// Readable buffers may be followed by writable ones.
+    @usableFromInline var mayTurn: Bool
     /// What the last walk that came to an unmapped address wanted there.
     var miss: Miss = .none
     var missed: UInt64 = 0
@@ -30,9 +34,11 @@ struct BufferList: ~Copyable {
   }
   @usableFromInline let cells: HotState<Cells>
 
-  init(capacity: Int) {
+  init(capacity: Int, mayTurn: Bool = false) {
     unsafe cells = HotState(
-      Cells(runs: .allocate(capacity: capacity), count: 0, capacity: capacity, bytes: 0))
+      Cells(
+        runs: .allocate(capacity: capacity), count: 0, capacity: capacity, bytes: 0,
+        mayTurn: mayTurn))
   }
 
   deinit { unsafe cells.value.runs.deallocate() }
@@ -57,12 +63,26 @@ struct BufferList: ~Copyable {
   /// What a walk that ended so lacks.
   func miss(writable: Bool) -> TranslationMiss? {
     let address = unsafe IOVirtualAddress(cells.value.missed)
+    let writable = unsafe writable || cells.value.turn != nil
     return switch unsafe cells.value.miss {
     case .buffer: TranslationMiss(address: address, access: writable ? .write : .read)
     case .table: TranslationMiss(address: address, access: .read)
     case .none: nil
     }
   }
+
+  /// The next buffer goes the other way than those before it.  False if that cannot be: only
+  /// commands have buffers of both kinds, and then the device's come last.
+  @usableFromInline
+  func turn(toWritable writable: Bool) -> Bool {
+    guard unsafe cells.value.mayTurn, writable else { return false }
+    unsafe cells.value.turn = unsafe cells.value.bytes
+    return true
+  }
+
+  func forgetTurn() { unsafe cells.value.turn = nil }
+
+  var readableBytes: Int { unsafe cells.value.turn ?? cells.value.bytes }
 
   /// False if the list is full.
   @inlinable @inline(__always)
@@ -79,7 +99,7 @@ struct BufferList: ~Copyable {
 extension BufferList {
   /// Calls `body` with the contiguous pieces of `length` bytes from byte `offset` on, in order; the
   /// list must hold `offset + length` bytes.
-  fileprivate func forEachPiece(
+  func forEachPiece(
     from offset: Int, length: Int, _ body: (UnsafeMutableRawPointer, Int) -> Void
   ) {
     var skip = offset
@@ -107,6 +127,9 @@ public struct DeviceReadableBuffers: ~Copyable {
 
   /// - Parameter capacity: most runs of memory; a chain with more is malformed.
   public init(capacity: Int) { list = BufferList(capacity: capacity) }
+
+  /// Of a command: buffers of the device's follow, and are in the list too.
+  init(answeredWithCapacity capacity: Int) { list = BufferList(capacity: capacity, mayTurn: true) }
 
   /// Bytes in the chain.
   @inlinable

@@ -61,6 +61,7 @@ extension SplitVirtqueue {
     var entries = unsafe ring.value.size
     var steps = entries
     var inTable = false
+    var writable = writable
     var index = Int(head)
     while true {
       if steps == 0 { return .loop }
@@ -83,7 +84,10 @@ extension SplitVirtqueue {
         inTable = true
         continue
       }
-      if (descriptor.flags & Descriptor.write != 0) != writable { return .wrongDirection }
+      if (descriptor.flags & Descriptor.write != 0) != writable {
+        if !list.turn(toWritable: !writable) { return .wrongDirection }
+        writable = true
+      }
       if let defect = unsafe list.add(
         descriptor.address, descriptor.length,
         of: writable ? ring.value.writable : ring.value.readable)
@@ -102,6 +106,7 @@ extension SplitVirtqueue {
     _ table: Descriptor, writable: Bool, into list: borrowing BufferList
   ) -> ChainDefect? {
     let entries = Int(table.length >> 4)
+    var writable = writable
     var index = 0
     for _ in 0..<entries {
       let address = table.address &+ UInt64(16 * index)
@@ -112,7 +117,10 @@ extension SplitVirtqueue {
       if unsafe run.length < 16 { return list.unmapped(address, .none) }
       let descriptor = unsafe Descriptor(at: run.base)
       if descriptor.flags & Descriptor.indirect != 0 { return .badIndirectFlags }
-      if (descriptor.flags & Descriptor.write != 0) != writable { return .wrongDirection }
+      if (descriptor.flags & Descriptor.write != 0) != writable {
+        if !list.turn(toWritable: !writable) { return .wrongDirection }
+        writable = true
+      }
       if let defect = unsafe list.add(
         descriptor.address, descriptor.length,
         of: writable ? ring.value.writable : ring.value.readable)

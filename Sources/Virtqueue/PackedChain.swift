@@ -23,8 +23,9 @@ extension PackedVirtqueue {
     if unsafe ring.value.fault != nil || ring.value.isStalled { return .none }
     var last = position
     var slots = 1
+    var writable = writable
     while true {
-      if let defect = add(descriptor, slots, writable: writable, to: list) {
+      if let defect = add(descriptor, slots, writable: &writable, to: list) {
         if defect == .unmapped, stalls(list, writable: writable) { return .none }
         return follow(descriptor, slots, from: last, defect: defect, to: &position)
       }
@@ -81,7 +82,8 @@ extension PackedVirtqueue {
   /// Adds descriptor number `slots` of a chain, or its indirect table.
   @inlinable @inline(__always)
   func add(
-    _ descriptor: PackedDescriptor, _ slots: Int, writable: Bool, to list: borrowing BufferList
+    _ descriptor: PackedDescriptor, _ slots: Int, writable: inout Bool,
+    to list: borrowing BufferList
   ) -> ChainDefect? {
     if descriptor.flags & PackedDescriptor.indirect != 0 {
       // A chain is of one kind: no table behind direct descriptors, nothing behind a table.
@@ -89,7 +91,10 @@ extension PackedVirtqueue {
       if unsafe !ring.value.indirect { return .badIndirectFlags }
       return addTable(descriptor, writable: writable, to: list)
     }
-    if (descriptor.flags & PackedDescriptor.write != 0) != writable { return .wrongDirection }
+    if (descriptor.flags & PackedDescriptor.write != 0) != writable {
+      if !list.turn(toWritable: !writable) { return .wrongDirection }
+      writable = true
+    }
     return list.add(descriptor.address, descriptor.length, of: buffers(writable))
   }
 
@@ -106,9 +111,13 @@ extension PackedVirtqueue {
       return addScattered(table, writable: writable, to: list)
     }
     var offset = 0
+    var writable = writable
     while offset < Int(length) {
       let entry = unsafe PackedDescriptor(at: run.base + offset)
-      if (entry.flags & PackedDescriptor.write != 0) != writable { return .wrongDirection }
+      if (entry.flags & PackedDescriptor.write != 0) != writable {
+        if !list.turn(toWritable: !writable) { return .wrongDirection }
+        writable = true
+      }
       if let defect = list.add(entry.address, entry.length, of: buffers(writable)) {
         return defect
       }
@@ -122,6 +131,7 @@ extension PackedVirtqueue {
   func addScattered(
     _ table: PackedDescriptor, writable: Bool, to list: borrowing BufferList
   ) -> ChainDefect? {
+    var writable = writable
     for index in 0..<UInt64(table.length >> 4) {
       let address = table.address &+ 16 * index
       guard let run = unsafe ring.value.readable.run(at: address, length: 16) else {
@@ -130,7 +140,10 @@ extension PackedVirtqueue {
       // An entry has to lie in one piece; whether the rest is mapped makes no difference.
       if unsafe run.length < 16 { return list.unmapped(address, .none) }
       let entry = unsafe PackedDescriptor(at: run.base)
-      if (entry.flags & PackedDescriptor.write != 0) != writable { return .wrongDirection }
+      if (entry.flags & PackedDescriptor.write != 0) != writable {
+        if !list.turn(toWritable: !writable) { return .wrongDirection }
+        writable = true
+      }
       if let defect = list.add(entry.address, entry.length, of: buffers(writable)) {
         return defect
       }

@@ -17,8 +17,12 @@ public struct VirtioFeatures: OptionSet, Hashable, Sendable {
   public static let mrgRxbuf = VirtioFeatures(bit: 15)
   public static let status = VirtioFeatures(bit: 16)
   public static let ctrlVq = VirtioFeatures(bit: 17)
+  public static let ctrlRx = VirtioFeatures(bit: 18)
+  public static let ctrlVlan = VirtioFeatures(bit: 19)
+  public static let ctrlRxExtra = VirtioFeatures(bit: 20)
   public static let guestAnnounce = VirtioFeatures(bit: 21)
   public static let mq = VirtioFeatures(bit: 22)
+  public static let ctrlMacAddr = VirtioFeatures(bit: 23)
   public static let notifyOnEmpty = VirtioFeatures(bit: 24)
   public static let logAll = VirtioFeatures(bit: 26)
   public static let anyLayout = VirtioFeatures(bit: 27)
@@ -31,6 +35,7 @@ public struct VirtioFeatures: OptionSet, Hashable, Sendable {
   public static let inOrder = VirtioFeatures(bit: 35)
   public static let orderPlatform = VirtioFeatures(bit: 36)
   public static let ringReset = VirtioFeatures(bit: 40)
+  public static let speedDuplex = VirtioFeatures(bit: 63)
 
   /// By bit; also of bits that are never offered, for what a front-end asks for.
   private static let names: [Int: String] = [
