@@ -96,6 +96,14 @@ int clinux_interface_strips_vlan(int socket, const char *name) {
   return result < 0 ? result : (flags & ETH_FLAG_RXVLAN) != 0;
 }
 
+int clinux_interface_speed(int socket, const char *name, uint32_t *speed, uint8_t *duplex) {
+  struct ethtool_cmd settings = {.cmd = ETHTOOL_GSET};
+  int result = ethtool(socket, name, &settings);
+  *speed = ethtool_cmd_speed(&settings);
+  *duplex = settings.duplex;
+  return result;
+}
+
 int clinux_interface_defers_checksum(int socket, const char *name) {
   uint32_t on;
   int result = ethtool_value(socket, name, ETHTOOL_GTXCSUM, &on);

@@ -73,6 +73,10 @@ public struct Interface: Equatable, Sendable {
   public var receiveQueues: ReceiveQueues
   /// Received frames lose their VLAN tag before an XDP program sees them.
   public var stripsVLAN: Bool
+  /// In Mbit/s; nil if the driver does not know.
+  public var speed: UInt32?
+  /// Nil if the driver does not know.
+  public var isFullDuplex: Bool?
   /// Of the PCI device behind it.
   public var numaNode: Int?
   /// The interface's own use first, then that of the devices on top of it.
@@ -85,7 +89,8 @@ public struct Interface: Equatable, Sendable {
     hasCarrier: Bool = true, mtu: Int = 1500, hardwareAddress: [UInt8] = [2, 0, 0, 0, 0, 1],
     driver: String = "", bus: String = "",
     receiveQueues: ReceiveQueues = ReceiveQueues(count: 1), stripsVLAN: Bool = false,
-    numaNode: Int? = nil, hostUses: [HostUse] = [], peer: Peer? = nil
+    speed: UInt32? = nil, isFullDuplex: Bool? = nil, numaNode: Int? = nil, hostUses: [HostUse] = [],
+    peer: Peer? = nil
   ) {
     self.name = name
     self.index = index
@@ -98,6 +103,8 @@ public struct Interface: Equatable, Sendable {
     self.bus = bus
     self.receiveQueues = receiveQueues
     self.stripsVLAN = stripsVLAN
+    self.speed = speed
+    self.isFullDuplex = isFullDuplex
     self.numaNode = numaNode
     self.hostUses = hostUses
     self.peer = peer

@@ -18,11 +18,13 @@ extension Interface {
     guard let link = links.first(where: { $0.name == name }) else { return nil }
     let ethtool = try EthtoolSocket()
     let (driver, bus) = ethtool.driver(of: name)
+    let (speed, isFullDuplex) = ethtool.speed(of: name)
     return Interface(
       name: name, index: link.index, isEthernet: link.type == Link.ethernet, isUp: link.isUp,
       hasCarrier: link.hasCarrier, mtu: link.mtu, hardwareAddress: link.address, driver: driver,
       bus: bus, receiveQueues: ethtool.receiveQueues(of: name, allocated: link.receiveQueues),
-      stripsVLAN: ethtool.stripsVLAN(name), numaNode: numaNode(bus: bus),
+      stripsVLAN: ethtool.stripsVLAN(name), speed: speed, isFullDuplex: isFullDuplex,
+      numaNode: numaNode(bus: bus),
       hostUses: try hostUses(of: link, among: links, netlink),
       peer: try peer(of: link, among: links, netlink, ethtool))
   }
@@ -234,6 +236,15 @@ struct EthtoolSocket: ~Copyable {
 
   func stripsVLAN(_ name: String) -> Bool {
     unsafe clinux_interface_strips_vlan(descriptor.raw, name) == 1
+  }
+
+  func speed(of name: String) -> (speed: UInt32?, isFullDuplex: Bool?) {
+    var speed: UInt32 = 0
+    var duplex: UInt8 = 0
+    guard unsafe clinux_interface_speed(descriptor.raw, name, &speed, &duplex) == 0 else {
+      return (nil, nil)
+    }
+    return (speed == 0 || speed == .max ? nil : speed, duplex > 1 ? nil : duplex == 1)
   }
 
   func defersChecksum(_ name: String) -> Bool? {

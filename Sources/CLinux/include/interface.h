@@ -32,6 +32,10 @@ int clinux_interface_hash_table(int socket, const char *name, uint32_t *queues, 
 /* ETHTOOL_GFLAGS: 1 if VLAN tags are taken out of received frames, else 0. */
 int clinux_interface_strips_vlan(int socket, const char *name);
 
+/* ETHTOOL_GSET: `speed` in Mbit/s, UINT32_MAX if it is unknown; `duplex` 0 half, 1 full, 255
+ * unknown. */
+int clinux_interface_speed(int socket, const char *name, uint32_t *speed, uint8_t *duplex);
+
 /* ETHTOOL_GTXCSUM: 1 if frames are sent with the checksum left to the hardware, else 0. */
 int clinux_interface_defers_checksum(int socket, const char *name);
 
