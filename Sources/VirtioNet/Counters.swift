@@ -21,6 +21,8 @@ package enum DropReason: Int, CaseIterable {
   case tooLongForGuest
   /// Receive: arrived while no guest was there to take it.
   case noGuest
+  /// Receive: the guest's driver does not want such frames (addresses, VLANs).
+  case filtered
 
   package var name: String {
     switch self {
@@ -32,6 +34,7 @@ package enum DropReason: Int, CaseIterable {
     case .noGuestBuffers: "no_guest_buffers"
     case .tooLongForGuest: "too_long_for_guest"
     case .noGuest: "no_guest"
+    case .filtered: "filtered"
     }
   }
 }
@@ -58,8 +61,9 @@ package final class RingCounters: Sendable {
   package let calls = Counter()
   /// Receive chains of the driver that were malformed, returned with length 0.
   package let malformedBuffers = Counter()
-  private let dropCounters: [8 of Counter] = [
+  private let dropCounters: [9 of Counter] = [
     Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), Counter(),
+    Counter(),
   ]
 
   @inline(__always)

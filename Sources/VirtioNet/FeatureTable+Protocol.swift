@@ -28,7 +28,8 @@ extension FeatureTable {
     FeatureRow(
       5, "BACKEND_REQ",
       .offered(
-        effect: "the channel is held; IOTLB misses go out over it",
+        effect: "the channel is held; IOTLB misses go out over it, and changes of configuration "
+          + "space",
         test: "SET_BACKEND_REQ_FD is held until it is replaced or the session ends")),
     FeatureRow(
       6, "CROSS_ENDIAN",
@@ -37,7 +38,11 @@ extension FeatureTable {
     FeatureRow(8, "PAGEFAULT", .leftOut(because: "postcopy migration is not there yet")),
     FeatureRow(
       9, "CONFIG",
-      .leftOut(because: "QEMU refuses it for a net device, with a warning in each guest's log")),
+      .offered(
+        when: "with --control-queue",
+        effect: "configuration space is read and its changes are told; QEMU refuses it for a net "
+          + "device, with a warning in each guest's log",
+        test: "GET_CONFIG answers with offset, size and flags of the request, and the bytes")),
     FeatureRow(
       10, "BACKEND_SEND_FD",
       .leftOut(because: "no request of a net back-end carries a descriptor")),

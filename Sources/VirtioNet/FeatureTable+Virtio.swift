@@ -2,26 +2,33 @@
 // 5.1.3) and of vhost-user (26 and 30).  FeatureTable.swift says how a row changes.
 
 extension FeatureTable {
-  private static let frontEnds =
-    "the front-end's own: it answers the guest and tells the back-end nothing"
   private static let noOffload =
     "frames pass as they are: a guest fills in checksums and cuts segments by itself"
   private static let merelyMarks = "says something about segmentation, which is not offered"
   private static let noKickData = "a kick is an eventfd and carries no data"
-  private static let controlQueue = "a command of the control queue, which is not offered"
+  private static let otherCommand = "a command of the control queue that is not implemented"
+  private static let withControlQueue = "with --control-queue"
 
   /// By bit.
   public static let virtio: [FeatureRow] = [
     FeatureRow(0, "CSUM", .leftOut(because: noOffload)),
     FeatureRow(1, "GUEST_CSUM", .leftOut(because: noOffload)),
-    FeatureRow(2, "CTRL_GUEST_OFFLOADS", .leftOut(because: controlQueue)),
+    FeatureRow(
+      2, "CTRL_GUEST_OFFLOADS",
+      .leftOut(because: "there is no guest offload that could be switched on or off")),
     FeatureRow(
       3, "MTU",
       .offered(
         effect: "the front-end names the MTU by NET_SET_MTU (QEMU: `host_mtu=`); one that the "
           + "interface cannot carry is refused",
         test: "an MTU is taken up to what the host port carries, else the remedy is named")),
-    FeatureRow(5, "MAC", .leftOut(because: frontEnds)),
+    FeatureRow(
+      5, "MAC",
+      .offered(
+        when: withControlQueue,
+        effect:
+          "configuration space has the guest's address: that of --mac or --guest-mac, or a made-up one",
+        test: "an address that the driver sets is shown in configuration space and received")),
     FeatureRow(6, "GSO", .leftOut(because: "of drivers before virtio 1.0; HOST_TSO4 says more")),
     FeatureRow(7, "GUEST_TSO4", .leftOut(because: noOffload)),
     FeatureRow(8, "GUEST_TSO6", .leftOut(because: noOffload)),
@@ -36,23 +43,57 @@ extension FeatureTable {
       .offered(
         effect: "a packet may lie over several receive buffers; `num_buffers` is right",
         test: "a packet lies over as many mergeable buffers as it needs, and num_buffers says so")),
-    FeatureRow(16, "STATUS", .leftOut(because: frontEnds)),
-    FeatureRow(17, "CTRL_VQ", .leftOut(because: frontEnds)),
-    FeatureRow(18, "CTRL_RX", .leftOut(because: controlQueue)),
-    FeatureRow(19, "CTRL_VLAN", .leftOut(because: controlQueue)),
-    FeatureRow(20, "CTRL_RX_EXTRA", .leftOut(because: controlQueue)),
+    FeatureRow(
+      16, "STATUS",
+      .offered(
+        when: withControlQueue,
+        effect:
+          "the link is up while the interface has a carrier; a change is told to the front-end",
+        test: "the link's state is shown, and its change told over the channel")),
+    FeatureRow(
+      17, "CTRL_VQ",
+      .offered(
+        when: withControlQueue,
+        effect:
+          "the ring behind the last queue pair is served; else the front-end answers its guest itself",
+        test: "commands that are none are answered with an error and change nothing")),
+    FeatureRow(
+      18, "CTRL_RX",
+      .offered(
+        when: withControlQueue,
+        effect:
+          "promiscuous and all-multicast modes and the address table decide what the guest receives",
+        test: "receive modes, address table and VLAN table decide which packets arrive")),
+    FeatureRow(
+      19, "CTRL_VLAN",
+      .offered(
+        when: withControlQueue,
+        effect: "frames with a tag that is not in the driver's table are dropped",
+        test: "receive modes, address table and VLAN table decide which packets arrive")),
+    FeatureRow(
+      20, "CTRL_RX_EXTRA",
+      .offered(
+        when: withControlQueue,
+        effect: "all-unicast mode, and none of unicast, multicast or broadcast",
+        test: "no unicast: nothing is sent to the guest by its address")),
     FeatureRow(
       21, "GUEST_ANNOUNCE",
       .offered(
-        effect: "the front-end's business: QEMU tells the guest to announce itself after migration",
-        test: "offered are the bits of the table, in every configuration")),
+        effect: "QEMU tells the guest to announce itself after migration; with --control-queue the "
+          + "daemon does",
+        test: "a guest that has moved here is asked to announce itself until it acknowledges")),
     FeatureRow(
       22, "MQ",
       .offered(
         when: "with --queues above 1",
         effect: "the pairs that the guest enables are served, and fed by all queues",
         test: "the port queue of a pair that the guest does not use feeds one that it does")),
-    FeatureRow(23, "CTRL_MAC_ADDR", .leftOut(because: controlQueue)),
+    FeatureRow(
+      23, "CTRL_MAC_ADDR",
+      .offered(
+        when: withControlQueue,
+        effect: "the driver sets the guest's address; with --mac only to one of those",
+        test: "where packets are steered by address, the driver may take none but those")),
     FeatureRow(
       24, "NOTIFY_ON_EMPTY",
       .offered(
@@ -116,10 +157,10 @@ extension FeatureTable {
       40, "RING_RESET",
       .leftOut(because: "QEMU tells a vhost-user back-end of no queue that a guest resets")),
     FeatureRow(41, "ADMIN_VQ", .leftOut(because: "of the PCI device, which the front-end makes")),
-    FeatureRow(50, "DEVICE_STATS", .leftOut(because: controlQueue)),
+    FeatureRow(50, "DEVICE_STATS", .leftOut(because: otherCommand)),
     FeatureRow(51, "HASH_TUNNEL", .leftOut(because: "no hash is computed")),
-    FeatureRow(52, "VQ_NOTF_COAL", .leftOut(because: controlQueue)),
-    FeatureRow(53, "NOTF_COAL", .leftOut(because: controlQueue)),
+    FeatureRow(52, "VQ_NOTF_COAL", .leftOut(because: otherCommand)),
+    FeatureRow(53, "NOTF_COAL", .leftOut(because: otherCommand)),
     FeatureRow(54, "GUEST_USO4", .leftOut(because: noOffload)),
     FeatureRow(55, "GUEST_USO6", .leftOut(because: noOffload)),
     FeatureRow(56, "HOST_USO", .leftOut(because: noOffload)),
@@ -132,6 +173,12 @@ extension FeatureTable {
       .leftOut(because: "the NIC spreads flows over its queues; QEMU keeps the guest's table")),
     FeatureRow(61, "RSC_EXT", .leftOut(because: "segments are not coalesced")),
     FeatureRow(62, "STANDBY", .leftOut(because: "of a pair of devices, which the front-end makes")),
-    FeatureRow(63, "SPEED_DUPLEX", .leftOut(because: frontEnds)),
+    FeatureRow(
+      63, "SPEED_DUPLEX",
+      .offered(
+        when: withControlQueue,
+        effect:
+          "speed and duplex mode of the interface when the daemon started, if its driver knows them",
+        test: "the link's state is shown, and its change told over the channel")),
   ]
 }

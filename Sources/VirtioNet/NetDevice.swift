@@ -21,11 +21,18 @@ public final class NetDevice: Device {
   private let feedCounters: [RingCounters]
   /// A worker has answered; for one question at a time.
   private let answered: EventDescriptor
-  private let log: @Sendable (String) -> Void
+  let log: @Sendable (String) -> Void
+  /// Configuration space and control queue, for front-ends that forward them.
+  let control: ControlPlane?
 
   /// Rings that run and are enabled.
   private var enabledRings: Set<Int> = []
-  private var runningRings: Set<Int> = []
+  /// Rings that run, as the front-end wants them.
+  private var configs: [Int: VirtqueueConfig] = [:]
+  /// Pairs from here on are disabled, whatever the front-end says.
+  private var usedPairs: Int
+  /// What the workers filter by.
+  private var receiveMode: ReceiveMode?
   private let placement: Placement
   private var places: [Placement.Place]
   /// Between `willChangeRings` and `didChangeRings`.
@@ -36,9 +43,10 @@ public final class NetDevice: Device {
   ///   - queuePairs: at least 1; the port has at least one queue.
   ///   - cpus: one worker for each, bound to it; empty: one unbound worker a queue pair.  There are
   ///     no more workers than queue pairs, or than port queues.
+  ///   - control: offers configuration space and control queue.
   ///   - log: called on any thread, at most `LogLimit.burst` times and then once a second.
   public init(
-    port: any HostPort, queuePairs: Int, cpus: [Int],
+    port: any HostPort, queuePairs: Int, cpus: [Int], control: ControlOptions? = nil,
     log: @escaping @Sendable (String) -> Void
   ) throws(PortError) {
     let portQueues = port.capabilities.queueCount
@@ -61,7 +69,11 @@ public final class NetDevice: Device {
       pairs: queuePairs, portQueues: portQueues,
       workers: cpus.isEmpty ? queuePairs : cpus.count)
     self.placement = placement
-    do throws(Errno) { answered = try EventDescriptor() } catch {
+    usedPairs = queuePairs
+    do throws(Errno) {
+      answered = try EventDescriptor()
+      self.control = if let control { try ControlPlane(control) } else { nil }
+    } catch {
       throw PortError("no descriptor for the workers: \(error); raise the limit of open files")
     }
     var workers: [WorkerThread] = []
@@ -96,6 +108,7 @@ public final class NetDevice: Device {
       .mrgRxbuf, .mtu, .guestAnnounce, .notifyOnEmpty, .anyLayout, .ringIndirectDesc,
       .ringEventIdx, .version1, .accessPlatform, .ringPacked, .inOrder, .orderPlatform,
     ]
+    if control != nil { features.formUnion(ControlPlane.offeredFeatures) }
     if queuePairCount > 1 { features.insert(.mq) }
     return features
   }
@@ -103,22 +116,29 @@ public final class NetDevice: Device {
   public var queuePairCount: Int { placement.pairs }
   public var maximumMTU: Int { port.capabilities.mtu }
 
-  /// Nothing depends on it before a ring starts, and then it is in the ring's configuration.
-  public func negotiate(_ features: VirtioFeatures) {}
+  /// For the rings it is in their configuration.
+  public func negotiate(_ features: VirtioFeatures) { control?.features = features }
 
   public func startQueue(_ config: VirtqueueConfig) {
-    let ring = config.index
-    guard ring >= 0, ring < 2 * queuePairCount else { return }
-    runningRings.insert(ring)
+    if isControlRing(config) { return startControlQueue(config) }
+    guard config.index >= 0, config.index < 2 * queuePairCount else { return }
+    configs[config.index] = config
+    run(config)
+  }
+
+  private func run(_ wanted: VirtqueueConfig) {
+    let ring = wanted.index
+    var config = wanted
+    config.isEnabled = wanted.isEnabled && ring / 2 < usedPairs
     if config.isEnabled { enabledRings.insert(ring) } else { enabledRings.remove(ring) }
     // A transmit ring needs its port queue beside it before it starts; a receive ring must run
     // before frames are sent its way.
-    if ring % 2 == 1 && config.isEnabled { settle(placement.portQueue(of: ring)) }
+    if ring % 2 == 1 { settle(placement.portQueue(of: ring)) }
     let started: QueueStart = ask(placement.worker(of: ring)) {
       .startQueue(config, queues[placement.portQueue(of: ring)], counters[ring], $0)
     }
     if case .refused(let reason) = started {
-      runningRings.remove(ring)
+      configs[ring] = nil
       enabledRings.remove(ring)
       config.error?.signal()
       log("ring \(ring) cannot be started: \(reason)")
@@ -127,13 +147,44 @@ public final class NetDevice: Device {
   }
 
   public func stopQueue(_ index: Int) -> VringBase? {
-    guard runningRings.remove(index) != nil else { return nil }
+    if let control, control.queue?.index == index { return control.stop() }
+    guard configs.removeValue(forKey: index) != nil else { return nil }
+    return halt(index)
+  }
+
+  private func halt(_ index: Int) -> VringBase? {
     enabledRings.remove(index)
     let base = ask(placement.worker(of: index)) { .stopQueue(index, $0) }
     // The worker has let go of its port queues.
     for queue in places.indices where places[queue].ring == index { places[queue].ring = nil }
     settlePortQueues()
     return base
+  }
+
+  /// Disables the rings of pairs from `count` on and enables those before it, as SET_VRING_ENABLE
+  /// would, but for rings that the front-end has disabled.
+  func useQueuePairs(_ count: Int) {
+    let previous = usedPairs
+    guard count != previous else { return }
+    usedPairs = count
+    let wasChanging = isChanging
+    willChangeRings()
+    for ring in configs.keys.sorted() where (ring / 2 < previous) != (ring / 2 < count) {
+      guard var config = configs[ring], config.isEnabled else { continue }
+      // Nil: it had a fault, and stays stopped.
+      guard let base = halt(ring) else { continue }
+      config.base = base
+      run(config)
+    }
+    isChanging = wasChanging
+    settlePortQueues()
+  }
+
+  /// When this returns every worker filters by it.
+  func setReceiveMode(_ mode: ReceiveMode) {
+    guard mode != receiveMode else { return }
+    receiveMode = mode
+    for worker in workers.indices { _ = ask(worker) { .filter(mode, $0) } }
   }
 
   /// Rings that stop and start again leave the port queues where they are.
@@ -145,6 +196,8 @@ public final class NetDevice: Device {
   }
 
   public func translate(by table: Translations) {
+    for ring in configs.keys { configs[ring]?.translation?.table = table }
+    control?.translate(by: table)
     let replies = workers.map { worker in
       let reply = Reply<Bool>(signalling: answered)
       worker.post(.translate(table, reply))
@@ -155,11 +208,13 @@ public final class NetDevice: Device {
   }
 
   public func refuse(_ miss: TranslationMiss) {
+    control?.refuse(miss)
     for worker in workers { worker.post(.refuse(miss)) }
   }
 
   public func announce(_ address: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)) {
     workers[places[0].worker].post(.send(ReverseARP.announcement(of: address), port: 0))
+    askToAnnounce()
   }
 
   // MARK: placement

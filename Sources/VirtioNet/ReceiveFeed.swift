@@ -23,6 +23,8 @@ package final class ReceiveFeed {
   private let targets = PinnedList<ReceivePath>()
   private let held = FrameBatch()
   private let spare = FrameBatch()
+  private let unwanted = FrameBatch()
+  private let filter: ReceiveFilter
   private let counters: RingCounters
 
   /// How long frames wait for a guest without buffers, in milliseconds.
@@ -31,10 +33,15 @@ package final class ReceiveFeed {
   /// - Parameters:
   ///   - counters: of the receive ring of the port queue's own pair; they count frames that no
   ///     ring took.
+  ///   - filter: of the worker: which frames the guest wants at all.
   ///   - idleSince: when frames last went anywhere (`MonotonicClock`); 0: never.
-  package init(_ port: any HostPortQueue, counters: RingCounters, idleSince: UInt64 = 0) {
+  package init(
+    _ port: any HostPortQueue, counters: RingCounters, filter: ReceiveFilter = ReceiveFilter(),
+    idleSince: UInt64 = 0
+  ) {
     self.port = port
     self.counters = counters
+    self.filter = filter
     state.value.idleSince = idleSince
   }
 
@@ -84,6 +91,10 @@ package final class ReceiveFeed {
     if held.count == 0 {
       port.receive(into: held)
       if held.count == 0 { return 0 }
+      if !filter.passesAll {
+        let dropped = sift(held)
+        if held.count == 0 { return dropped }
+      }
     }
     let done = target.deliver(held)
     target.publish()
@@ -96,6 +107,23 @@ package final class ReceiveFeed {
     }
     target.callIfNeeded()
     return done
+  }
+
+  /// The guest's wishes have changed: frames that wait were let in by the former ones.
+  package func siftHeld() {
+    guard !filter.passesAll, sift(held) > 0, held.count == 0 else { return }
+    state.value.isStalled = false
+  }
+
+  /// Drops the frames of `batch` that the guest does not want.  Returns how many.
+  private func sift(_ batch: borrowing FrameBatch) -> Int {
+    filter.sift(batch, into: unwanted)
+    let dropped = unwanted.count
+    if dropped > 0 {
+      counters.drop(.filtered, unwanted.packetCount)
+      port.recycle(unwanted)
+    }
+    return dropped
   }
 
   private func stall(after done: Int) {
@@ -118,6 +146,7 @@ package final class ReceiveFeed {
     for _ in 0..<64 {
       port.receive(into: spare)
       if spare.count == 0 { return }
+      if !filter.passesAll, sift(spare) > 0, spare.count == 0 { continue }
       counters.drop(.noGuestBuffers, held.packetCount)
       port.recycle(held)
       for i in 0..<spare.count { unsafe held.append(spare[i]) }

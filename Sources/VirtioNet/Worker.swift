@@ -26,6 +26,8 @@ package enum WorkerMessage: Sendable {
   /// Other translations for every ring behind a vIOMMU.
   case translate(Translations, Reply<Bool>)
   case refuse(TranslationMiss)
+  /// Only such frames reach the guest from now on.
+  case filter(ReceiveMode, Reply<Bool>)
   case send([UInt8], port: Int)
   case end
 }
@@ -43,6 +45,7 @@ package final class Worker {
   private let transmit = PinnedList<TransmitPath>()
   private let receive = PinnedList<ReceivePath>()
   private let feeds = PinnedList<ReceiveFeed>()
+  private let filter = ReceiveFilter()
   /// Kick descriptors by ring, as they are registered.
   private var kicks: [Int: EventDescriptor] = [:]
   /// Rings without a kick descriptor: they have to be looked at without being asked.
@@ -186,6 +189,10 @@ package final class Worker {
     case .refuse(let miss):
       transmit.forEach { $0.queue.refuse(miss) }
       receive.forEach { $0.queue.refuse(miss) }
+    case .filter(let mode, let reply):
+      filter.set(mode)
+      feeds.forEach { $0.siftHeld() }
+      reply.fulfil(true)
     case .send(let bytes, let port):
       send(bytes, port)
     case .end:
@@ -238,7 +245,7 @@ package final class Worker {
   private func adopt(
     _ port: any HostPortQueue, _ counters: RingCounters, idleSince: UInt64
   ) {
-    let feed = ReceiveFeed(port, counters: counters, idleSince: idleSince)
+    let feed = ReceiveFeed(port, counters: counters, filter: filter, idleSince: idleSince)
     if let fd = port.descriptor {
       do throws(Errno) {
         try epoll.add(fd, .none, tag: 1)

@@ -1,5 +1,6 @@
 // The feature table says what the code does.
 import HostPort
+import Packet
 import Testing
 import VhostUser
 import VirtioNet
@@ -15,9 +16,11 @@ struct FeatureTableTests {
   /// What is offered in each configuration that a row's condition may speak of: for every
   /// condition one that fulfils it and one that does not.
   private static func configurations() throws -> [Offered] {
-    try [1, 2].map { pairs in
+    let control = ControlOptions(address: MACAddress("52:54:00:12:34:56")!)
+    return try [(1, nil), (2, nil), (1, control)].map { pairs, control in
       let device = try NetDevice(
-        port: NullPort(queueCount: pairs), queuePairs: pairs, cpus: [], log: { _ in })
+        port: NullPort(queueCount: pairs), queuePairs: pairs, cpus: [], control: control,
+        log: { _ in })
       defer { device.stop() }
       return Offered(
         virtio: device.offeredFeatures.union(.protocolFeatures),

@@ -13,6 +13,7 @@ struct ReceiveFixture {
   let counters = RingCounters()
   let path: ReceivePath
   let feed: ReceiveFeed
+  let filter = ReceiveFilter()
   let headerLength: Int
   /// The buffers of each chain, by head.
   private(set) var buffers: [UInt16: [DriverQueue.Buffer]] = [:]
@@ -26,7 +27,7 @@ struct ReceiveFixture {
     port = try ScriptedPort(options)
     path = try ReceivePath(
       driver.config(memory: try self.ram.memory()), counters: counters)
-    feed = ReceiveFeed(try port.openQueue(0), counters: counters)
+    feed = ReceiveFeed(try port.openQueue(0), counters: counters, filter: filter)
     feed.route(to: path)
     headerLength = features.contains(.version1) || features.contains(.mrgRxbuf) ? 12 : 10
   }

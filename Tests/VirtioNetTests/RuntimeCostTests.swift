@@ -4,10 +4,12 @@ import GuestDriver
 import GuestMemory
 import HostPort
 import Linux
+import Packet
 import RuntimeCounters
 import Testing
-import VirtioNet
 import Virtqueue
+
+@testable import VirtioNet
 
 @Suite("The data path's own costs", .enabled(if: runtime_counters_optimised()))
 struct RuntimeCostTests {
@@ -20,7 +22,8 @@ struct RuntimeCostTests {
     let places: [DriverQueue.Buffer]
     let writable: [DriverQueue.Buffer]
 
-    init(_ port: any HostPort, _ format: VirtioFeatures) throws {
+    /// - Parameter mode: which frames the guest's driver wants; nil: it has not said.
+    init(_ port: any HostPort, _ format: VirtioFeatures, mode: ReceiveMode? = nil) throws {
       let mailbox = try Mailbox<WorkerMessage>()
       worker = try Worker(mailbox: mailbox) { _ in }
       ram = try GuestRAM(bytes: 4 << 20)
@@ -37,6 +40,7 @@ struct RuntimeCostTests {
             RingCounters(), try Reply<QueueStart>()))
       }
       mailbox.post(.route(port: 0, ring: 0, try Reply<Bool>()))
+      if let mode { mailbox.post(.filter(mode, try Reply<Bool>())) }
       let area = ram.allocate(256 * 2048, alignment: 64)
       places = (0..<32).map { .init(GuestAddress(area.value + UInt64($0 * 2048)), 76) }
       writable = (0..<32).map {
@@ -54,11 +58,26 @@ struct RuntimeCostTests {
     }
   }
 
+  /// Every frame is looked at, and let in.
+  private static var filtering: ReceiveMode {
+    var mode = ReceiveMode(address: MACAddress("02:00:00:00:00:99")!)
+    mode.promiscuous = false
+    mode.allMulticast = true
+    let wanted = (0..<200).map { MACAddress(bytes: [2, 0, 0, 0, 0, UInt8($0)])! }
+    mode.setTables(unicast: wanted, multicast: [])
+    mode.filtersAddresses = true
+    mode.filtersVLANs = true
+    return mode
+  }
+
   @Test(
     "a batch of 32 packets each way retains, releases and allocates nothing",
-    arguments: [[], .ringPacked] as [VirtioFeatures])
-  func nothing(format: VirtioFeatures) throws {
-    let fixture = try Fixture(try GeneratePort(size: 64), format)
+    arguments: [[], .ringPacked] as [VirtioFeatures], [false, true])
+  func nothing(format: VirtioFeatures, filtered: Bool) throws {
+    let destination = MACAddress("02:00:00:00:00:05")!
+    let fixture = try Fixture(
+      try GeneratePort(size: 64, destination: destination), format,
+      mode: filtered ? RuntimeCostTests.filtering : nil)
     for round in 0..<20 {
       fixture.offer()
       runtime_counters_start()
