@@ -31,8 +31,12 @@ struct ControlLoop: ~Copyable {
     static let owner: UInt64 = 2
     static let link: UInt64 = 3
     static let listener: UInt64 = 4
+    static let control: UInt64 = 5
     static let firstSession: UInt64 = 16
   }
+
+  /// For a control queue without a kick descriptor.
+  private static let pollInterval: Int32 = 10
 
   private let requests: ControlRequests
   private let logger: Logger
@@ -54,6 +58,7 @@ struct ControlLoop: ~Copyable {
     let listener = try starting { try Listener(options.endpoint) }
     let host = try HostSide(options, logger)
     let (port, owner, events) = (host.port, host.ownerDescriptor, host.eventsDescriptor)
+    let control = host.control
     let epoll = try starting {
       let epoll = try EpollSet()
       try epoll.add(requests.stop.raw, .readable, tag: Tag.stop)
@@ -66,9 +71,16 @@ struct ControlLoop: ~Copyable {
       "cannot wait for events: \($0); raise the limit of open files"
     }
     let device = try starting {
-      try NetDevice(port: port, queuePairs: options.queuePairs, cpus: options.cpus.cpus) {
-        logger.warning("\($0)")
+      try NetDevice(
+        port: port, queuePairs: options.queuePairs, cpus: options.cpus.cpus, control: control
+      ) { logger.warning("\($0)") }
+    }
+    try starting {
+      if let raw = device.controlDescriptor {
+        try epoll.add(raw, .readable, tag: Tag.control)
       }
+    } orSay: {
+      "cannot wait for the control queue: \($0); raise the limit of open files"
     }
     self.requests = requests
     self.logger = logger
@@ -100,16 +112,20 @@ struct ControlLoop: ~Copyable {
         case Tag.owner: host.dismissCallers()
         case Tag.link: try takeLinkEvents()
         case Tag.listener: refuseFurtherFrontEnd()
+        case Tag.control: device.serveControlQueue()
         case sessionTag: serve()
         default: break
         }
       }
+      if device.mustPollControlQueue { device.serveControlQueue() }
+      if device.takeConfigurationNews() { session?.configurationChanged() }
     }
   }
 
   private var now: UInt64 { UInt64((ContinuousClock.now - start) / .milliseconds(1)) }
 
   private var timeout: Int32 {
+    if device.mustPollControlQueue { return ControlLoop.pollInterval }
     guard session == nil, let wait = listener.milliseconds(until: now) else { return -1 }
     return Int32(clamping: wait)
   }
@@ -204,6 +220,7 @@ struct ControlLoop: ~Copyable {
       case .state(let isUp, let hasCarrier):
         guard hasCarrier != self.hasCarrier else { continue }
         self.hasCarrier = hasCarrier
+        device.setCarrier(hasCarrier)
         if hasCarrier {
           logger.notice("\(name) has a carrier, packets pass")
         } else if isUp {

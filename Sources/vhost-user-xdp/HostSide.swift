@@ -6,11 +6,14 @@ import HostPort
 import Linux
 import Logging
 import Packet
+import VirtioNet
 
 struct HostSide: ~Copyable {
   let port: any HostPort
   /// Whether packets could pass when it was opened.
   let hadCarrier: Bool
+  /// For --control-queue.
+  let control: ControlOptions?
   /// Held for an interface, nil for the stand-in ports.
   private let owner: InterfaceOwner?
   private let events: LinkEvents?
@@ -51,18 +54,20 @@ struct HostSide: ~Copyable {
   init(_ options: Options, _ logger: Logger) throws(StartFailure) {
     switch options.port {
     case .null:
-      self.init(standIn: NullPort(queueCount: options.queuePairs))
+      self.init(standIn: NullPort(queueCount: options.queuePairs), options, logger)
     case .generate(let size):
       self.init(
-        standIn: try starting { try GeneratePort(size: size, queueCount: options.queuePairs) })
+        standIn: try starting { try GeneratePort(size: size, queueCount: options.queuePairs) },
+        options, logger)
     case .interface(let name):
       try self.init(interface: name, options, logger)
     }
   }
 
-  private init(standIn port: any HostPort) {
+  private init(standIn port: any HostPort, _ options: Options, _ logger: Logger) {
     self.port = port
     hadCarrier = true
+    control = ControlOptions(options, nil, logger)
     owner = nil
     events = nil
     membership = nil
@@ -97,6 +102,7 @@ struct HostSide: ~Copyable {
     for note in port.notes { logger.notice("\(note)") }
     self.port = port
     hadCarrier = interface.hasCarrier
+    control = ControlOptions(options, interface, logger)
     self.owner = owner
     self.events = events
     self.membership = membership
@@ -142,5 +148,26 @@ extension Interface {
     } orSay: {
       "cannot read interface \(name): \($0)"
     }
+  }
+}
+
+extension ControlOptions {
+  /// Nil without --control-queue.
+  init?(_ options: Options, _ interface: Interface?, _ logger: Logger) {
+    guard options.controlQueue else { return nil }
+    let name = interface?.name ?? "\(options.port)"
+    let madeUp = MACAddress(
+      madeUpFrom: "\(name) \((interface?.hardwareAddress ?? []).map(String.init))")
+    let address = options.addresses.first ?? options.guestAddress ?? madeUp
+    let origin =
+      options.addresses.isEmpty
+      ? options.guestAddress == nil ? "made up; --guest-mac sets another" : "by --guest-mac"
+      : "by --mac"
+    logger.info("control queue: the guest's address is \(address) (\(origin))")
+    self.init(address: address)
+    steered = options.addresses
+    hasCarrier = interface?.hasCarrier ?? true
+    speed = interface?.speed
+    isFullDuplex = interface?.isFullDuplex
   }
 }

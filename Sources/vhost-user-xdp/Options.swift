@@ -75,6 +75,24 @@ struct Options: ParsableArguments {
         """))
   var dedicated = false
 
+  @Flag(
+    name: .customLong("control-queue"),
+    help: ArgumentHelp(
+      "Offer configuration space and control queue, for front-ends that forward them (crosvm).",
+      discussion: """
+        The guest's receive modes, address and VLAN filters take effect on its packets then. QEMU \
+        keeps these to itself, and warns in its log about the offer.
+        """))
+  var controlQueue = false
+
+  @Option(
+    name: .customLong("guest-mac"),
+    help: ArgumentHelp(
+      "The address that --control-queue gives the guest; by default it is made up.",
+      discussion: "With --mac the guest's address is the first one of these.",
+      valueName: "address"), transform: MACAddress.init(option:))
+  var guestAddress: MACAddress?
+
   @Option(
     name: .customLong("xdp-mode"),
     help: ArgumentHelp(
@@ -157,6 +175,17 @@ struct Options: ParsableArguments {
       throw ValidationError(
         "--mac and --dedicated exclude each other: --mac=ADDRESS leaves the host its packets, "
           + "--dedicated takes them all")
+    }
+    if guestAddress != nil {
+      guard controlQueue else {
+        throw ValidationError(
+          "--guest-mac is told by --control-queue only: give both, or set the address in the "
+            + "front-end")
+      }
+      guard addresses.isEmpty else {
+        throw ValidationError(
+          "--guest-mac and --mac exclude each other: the first --mac is the guest's address")
+      }
     }
     if case .interface = port {
     } else {
