@@ -19,9 +19,6 @@ public struct EpollSet: ~Copyable, Sendable {
     public static let error = Interest(rawValue: EPOLLERR.rawValue)
   }
 
-  /// For another epoll set: readable while something in this one is ready.
-  public var raw: CInt { descriptor.raw }
-
   public init() throws(Errno) {
     descriptor = OwnedDescriptor(
       adopting: try checkedCall { epoll_create1(CInt(EPOLL_CLOEXEC)) })
