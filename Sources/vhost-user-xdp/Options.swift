@@ -176,6 +176,12 @@ struct Options: ParsableArguments {
         "--mac and --dedicated exclude each other: --mac=ADDRESS leaves the host its packets, "
           + "--dedicated takes them all")
     }
+    // Its ring comes behind theirs, and has to have a number too.
+    guard !controlQueue || queuePairs < Options.mostQueuePairs else {
+      throw ValidationError(
+        "--queues=\(queuePairs): with --control-queue there are 1 to "
+          + "\(Options.mostQueuePairs - 1) queue pairs")
+    }
     if guestAddress != nil {
       guard controlQueue else {
         throw ValidationError(

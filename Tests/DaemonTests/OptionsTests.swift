@@ -44,6 +44,14 @@ struct OptionsTests {
     #expect(options.logLevel == .debug)
   }
 
+  @Test("a control queue is offered on request, with an address")
+  func controlQueue() throws {
+    #expect(try !options("--fd=3", "--interface=null:").controlQueue)
+    let options = try options(
+      "--fd=3", "--interface=null:", "--control-queue", "--guest-mac=52:54:00:12:34:56")
+    #expect(options.controlQueue && options.guestAddress?.description == "52:54:00:12:34:56")
+  }
+
   @Test("the stand-in ports are told from interfaces by their colon")
   func ports() throws {
     #expect(try options("--fd=3", "--interface=null:").port == .null)
@@ -67,6 +75,14 @@ struct OptionsTests {
       (["--fd=3", "--interface=eth1", "--mac=01:00:5e:00:00:01"], "unicast"),
       (["--fd=3", "--interface=eth1", "--mac=00:00:00:00:00:00"], "unicast"),
       (["--fd=3", "--interface=eth1", "--mac=02:00:00:00:00"], "52:54:00:12:34:56"),
+      (["--fd=3", "--interface=eth1", "--queues=128", "--control-queue"], "1 to 127"),
+      (["--fd=3", "--interface=eth1", "--guest-mac=02:00:00:00:00:01"], "--control-queue"),
+      (
+        [
+          "--fd=3", "--interface=eth1", "--control-queue", "--guest-mac=02:00:00:00:00:01",
+          "--mac=02:00:00:00:00:02",
+        ], "exclude each other"
+      ),
       (["--fd=3", "--interface=a-name-of-16-byte"], "ip link"),
       (["--fd=3", "--interface=a/b"], "ip link"),
       (["--fd=3", "--interface=generate:59"], "60 to 9014"),

@@ -29,6 +29,17 @@ extension SystemTests {
       #expect(bytes >= received * 64 && bytes % 64 == 0)
     }
 
+    @Test(
+      "a control queue that is offered does not disturb a front-end that serves its own",
+      arguments: ["", "cq=1"])
+    func controlQueue(device: String) throws {
+      let daemon = try wire.startDaemon(interface: ["--interface=generate:64", "--control-queue"])
+      let driver = try wire.startTestpmd("rxonly", device: device)
+      try driver.command("set promisc 0 off")
+      #expect(try driver.run(seconds: 0.5).received > 1000)
+      #expect(try daemon.losses() == [:])
+    }
+
     @Test("generate: takes what the driver transmits while it supplies")
     func generateBothDirections() throws {
       _ = try wire.startDaemon(interface: ["--interface=generate:64"])

@@ -2,6 +2,7 @@
 // and what becomes of packets.
 import GuestDriver
 import GuestMemory
+import HostPort
 import Linux
 import Packet
 import Testing
@@ -370,5 +371,40 @@ struct ControlQueueTests {
     let guest = try ForwardingGuest()
     try guest.start(kicked: false)
     #expect(try guest.command([0, 0, 0]) == ok)
+  }
+
+  @Test(
+    "commands of a split and of a packed ring are answered",
+    arguments: [[], .ringPacked] as [VirtioFeatures])
+  func formats(format: VirtioFeatures) throws {
+    let device = try NetDevice(
+      port: NullPort(queueCount: 1), queuePairs: 1, cpus: [],
+      control: ControlOptions(address: own)
+    ) { _ in }
+    defer { device.stop() }
+    let ram = try GuestRAM(bytes: 1 << 20)
+    let features = format.union([.version1, .ringIndirectDesc, .ctrlVq, .ctrlRx])
+    let driver = ringDriver(in: ram, size: 16, features: features, start: 30)
+    let kick = try EventDescriptor()
+    device.negotiate(features)
+    device.startQueue(driver.config(index: 2, memory: try ram.memory(), kick: kick))
+    for round in 0..<100 {
+      let command: [UInt8] = [0, 0, UInt8(round & 1)]
+      let (place, answer) = (ram.allocate(3), ram.allocate(1))
+      ram.write(command, at: place)
+      ram.write([0xaa], at: answer)
+      // Header and data apart, as Linux has them; now and then in an indirect table.
+      driver.add(
+        [
+          .init(place, 2), .init(GuestAddress(place.value + 2), 1),
+          .init(answer, 1, writable: true),
+        ], direct: round % 3 == 0 ? 0 : nil)
+      if driver.publish() { kick.signal() }
+      device.serveControlQueue()
+      #expect(try driver.nextUsed()?.length == 1, "round \(round)")
+      #expect(ram.read(answer, count: 1) == [ok])
+      #expect(device.controlState?.receive.promiscuous == (round & 1 == 1))
+    }
+    #expect(device.stopQueue(2) != nil)
   }
 }
