@@ -76,7 +76,7 @@ struct BufferList: ~Copyable {
   @usableFromInline
   func turn(toWritable writable: Bool) -> Bool {
     guard unsafe cells.value.mayTurn, writable else { return false }
-    unsafe cells.value.turn = unsafe cells.value.bytes
+    unsafe cells.value.turn = cells.value.bytes
     return true
   }
 
