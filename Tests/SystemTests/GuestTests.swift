@@ -47,6 +47,20 @@ extension SystemTests {
       #expect(daemon.process.isRunning)
     }
 
+    @Test("QEMU keeps its control queue to itself where the daemon offers one, and traffic passes")
+    func controlQueue() throws {
+      let wire = try Wire()
+      let daemon = try wire.startDaemon("--control-queue")
+      let guest = try Guest(on: wire)
+      try guest.waitUntilUp()
+
+      #expect(try guest.ping(count: 20) == 20)
+      let sums = try guest.copyFile(megabytes: 1)
+      #expect(sums.count == 3)
+      #expect(Set(sums).count == 1)
+      #expect(daemon.process.isRunning)
+    }
+
     @Test("traffic passes behind an IOMMU of the guest")
     func iommu() throws {
       let wire = try Wire()
