@@ -1,8 +1,6 @@
 // One region of guest memory: where the guest sees it, where the front-end sees it, and our
 // mapping of it (vhost-user specification, "Memory region description").
 public import Linux
-import CLinux
-import Glibc
 
 /// What a front-end says of one region.  All four fields are its claim, checked in `MemoryRegion`.
 public struct MemoryRegionDescription: Equatable, Sendable {
@@ -60,50 +58,28 @@ func hex(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
 @safe
 public final class MemoryRegion: Sendable {
   public let description: MemoryRegionDescription
-  private let mapping: Mapping
-  /// Bytes of the mapping before the region: the file offset need not be page aligned.
-  private let lead: Int
+  let window: FileWindow
 
-  /// Maps the region.  The file is asked for its size first: a mapping beyond the end of a file
-  /// answers with SIGBUS much later, in the data path.  If the file is cut later, that is caught.
+  /// Maps the region.
   public init(
     _ description: MemoryRegionDescription, file: borrowing OwnedDescriptor
   ) throws(GuestMemoryError) {
     guard description.size > 0 else { throw .emptyRegion(description.guest) }
-    let (end, endOverflow) = description.offset.addingReportingOverflow(description.size)
-    guard !endOverflow, end <= UInt64(Int.max),
-      !description.guest.value.addingReportingOverflow(description.size).overflow,
+    guard !description.guest.value.addingReportingOverflow(description.size).overflow,
       !description.frontEnd.value.addingReportingOverflow(description.size).overflow
     else { throw .addressOverflow(description) }
-
-    var status = stat()
-    do throws(Errno) {
-      let raw = file.raw
-      try checkedCall { unsafe fstat(raw, &status) }
-    } catch { throw .notMapped(description, error) }
-    guard status.st_size >= 0, end <= UInt64(status.st_size) else {
-      throw .beyondFile(description, fileSize: UInt64(max(0, status.st_size)))
+    do throws(FileWindowError) {
+      window = try FileWindow(file, offset: description.offset, length: description.size)
+    } catch {
+      switch error {
+      case .overflow: throw .addressOverflow(description)
+      case .beyondFile(let size): throw .beyondFile(description, fileSize: size)
+      case .notMapped(let errno): throw .notMapped(description, errno)
+      }
     }
-    // The block size of a hugetlbfs file is its page size, which offset and length must respect.
-    let page = max(Int(status.st_blksize), 4096)
-    // A file may end with the address space; rounding up must not.
-    guard end <= UInt64(Int.max - page) else { throw .addressOverflow(description) }
-    let start = Int(description.offset) / page * page
-    let length = (Int(end) - start + page - 1) / page * page
-    do throws(Errno) {
-      mapping = try Mapping(
-        length: length, descriptor: file.raw, offset: start,
-        flags: CInt(MAP_SHARED) | CInt(MAP_NORESERVE))
-    } catch { throw .notMapped(description, error) }
-    lead = Int(description.offset) - start
     self.description = description
-    // A guest's memory does not belong into our core dump.
-    unsafe madvise(mapping.base, length, CInt(MADV_DONTDUMP))
-    unsafe clinux_guard_memory(mapping.base, length, page)
   }
 
-  deinit { unsafe clinux_unguard_memory(mapping.base) }
-
   /// First byte of the region in this process.
-  public var base: UnsafeMutableRawPointer { unsafe mapping.base + lead }
+  public var base: UnsafeMutableRawPointer { unsafe window.base }
 }

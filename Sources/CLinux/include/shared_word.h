@@ -48,6 +48,11 @@ static inline __attribute__((always_inline)) void shared_store64_release(void *p
 static inline __attribute__((always_inline)) void shared_store64_relaxed(void *p, uint64_t v) {
   __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELAXED);
 }
+/* Sets bits of a byte that the other side exchanges for 0; returns what was there.  Release: who
+ * finds the bits set sees all that was written before. */
+static inline __attribute__((always_inline)) uint8_t shared_or8_release(void *p, uint8_t bits) {
+  return __atomic_fetch_or((uint8_t *)p, bits, __ATOMIC_RELEASE);
+}
 /* Full fence: orders an earlier store before a later load (StoreLoad). */
 static inline __attribute__((always_inline)) void shared_fence(void) {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);

@@ -1,0 +1,67 @@
+// A part of a file that a peer shared with us, mapped: guest memory, the log of written pages.
+//
+// Hostile: where it says that the part lies, and the file itself.  The file is asked for its size
+// first: a mapping beyond the end of a file answers with SIGBUS much later, in the data path.  If
+// the file is cut afterwards, zeros of our own take the place of what is gone.
+import CLinux
+import Glibc
+import Linux
+
+/// Why a part of a file could not be mapped.
+enum FileWindowError: Error, Equatable {
+  case overflow
+  case beyondFile(size: UInt64)
+  case notMapped(Errno)
+}
+
+@safe
+final class FileWindow: Sendable {
+  private let mapping: Mapping
+  /// Bytes of the mapping before the part: its offset need not be page aligned.
+  private let lead: Int
+  /// Bytes, at least 1.
+  let length: Int
+
+  /// - Parameters:
+  ///   - offset: where the part starts in the file, in bytes.
+  ///   - length: its bytes, at least 1.
+  init(
+    _ file: borrowing OwnedDescriptor, offset: UInt64, length: UInt64
+  ) throws(FileWindowError) {
+    let (end, overflow) = offset.addingReportingOverflow(length)
+    guard !overflow, length > 0, end <= UInt64(Int.max) else { throw .overflow }
+    var status = stat()
+    do throws(Errno) {
+      let raw = file.raw
+      try checkedCall { unsafe fstat(raw, &status) }
+    } catch { throw .notMapped(error) }
+    guard status.st_size >= 0, end <= UInt64(status.st_size) else {
+      throw .beyondFile(size: UInt64(max(0, status.st_size)))
+    }
+    // The block size of a hugetlbfs file is its page size, which offset and length must respect.
+    let page = max(Int(status.st_blksize), 4096)
+    // A file may end with the address space; rounding up must not.
+    guard end <= UInt64(Int.max - page) else { throw .overflow }
+    let start = Int(offset) / page * page
+    let mapped = (Int(end) - start + page - 1) / page * page
+    do throws(Errno) {
+      mapping = try Mapping(
+        length: mapped, descriptor: file.raw, offset: start,
+        flags: CInt(MAP_SHARED) | CInt(MAP_NORESERVE))
+    } catch { throw .notMapped(error) }
+    lead = Int(offset) - start
+    self.length = Int(length)
+    // A guest's memory does not belong into our core dump.
+    unsafe madvise(mapping.base, mapped, CInt(MADV_DONTDUMP))
+    unsafe clinux_guard_memory(mapping.base, mapped, page)
+  }
+
+  deinit { unsafe clinux_unguard_memory(mapping.base) }
+
+  /// First byte of the part in this process.
+  var base: UnsafeMutableRawPointer { unsafe mapping.base + lead }
+  /// All that is mapped: whole pages around the part.
+  var pages: UnsafeMutableRawBufferPointer {
+    unsafe UnsafeMutableRawBufferPointer(start: mapping.base, count: mapping.length)
+  }
+}
