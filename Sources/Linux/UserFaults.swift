@@ -1,0 +1,48 @@
+// Memory whose missing pages come from somebody else (userfaultfd): whoever touches such a page
+// waits until the holder of the descriptor has put it there.
+//
+// Only faults of user code are taken, which needs no privilege; no system call of ours touches
+// memory that is registered.
+import CLinux
+import Glibc
+
+public struct UserFaults: ~Copyable, Sendable {
+  /// What the holder reads faults from.
+  public let descriptor: OwnedDescriptor
+
+  public init() throws(Errno) {
+    descriptor = OwnedDescriptor(adopting: try checked(clinux_userfault_open()))
+  }
+
+  /// Whether the kernel has it for shared memory and huge pages; asked once.
+  public static let areSupported: Bool = {
+    do throws(Errno) {
+      _ = try UserFaults()
+      return true
+    } catch { return false }
+  }()
+
+  /// From now on, who touches a missing page of this range waits.
+  public func register(_ pages: UnsafeMutableRawBufferPointer) throws(Errno) {
+    try unsafe checked(
+      clinux_userfault_register(descriptor.raw, pages.baseAddress, pages.count))
+  }
+
+  /// Ends that: missing pages are zeros again.
+  public func unregister(_ pages: UnsafeMutableRawBufferPointer) {
+    _ = unsafe clinux_userfault_unregister(descriptor.raw, pages.baseAddress, pages.count)
+  }
+
+  /// Puts private zeros in place of the range, for those who wait and those to come.  What others
+  /// see of the file behind it does not change.
+  public func abandon(_ pages: UnsafeMutableRawBufferPointer) {
+    _ = unsafe clinux_userfault_abandon(descriptor.raw, pages.baseAddress, pages.count)
+  }
+}
+
+/// The result of a wrapper that returns -errno.
+@discardableResult
+private func checked(_ result: CInt) throws(Errno) -> CInt {
+  guard result >= 0 else { throw Errno(-result) }
+  return result
+}
