@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -43,5 +44,18 @@ int clinux_userfault_abandon(int fd, void *base, size_t length) {
   if (mmap(base, length, PROT_READ | PROT_WRITE,
            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
     return -errno;
+  return ioctl(fd, UFFDIO_WAKE, &range) < 0 ? -errno : 0;
+}
+
+uint64_t clinux_userfault_read(int fd) {
+  struct pollfd poller = {.fd = fd, .events = POLLIN};
+  struct uffd_msg message;
+  if (poll(&poller, 1, 5000) <= 0) return 0;
+  if (read(fd, &message, sizeof message) != sizeof message) return 0;
+  return message.event == UFFD_EVENT_PAGEFAULT ? message.arg.pagefault.address : 0;
+}
+
+int clinux_userfault_wake(int fd, uint64_t address, size_t length) {
+  struct uffdio_range range = {address & ~(uint64_t)4095, length};
   return ioctl(fd, UFFDIO_WAKE, &range) < 0 ? -errno : 0;
 }

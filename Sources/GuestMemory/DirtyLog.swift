@@ -13,7 +13,6 @@
 // counted.
 import CLinux
 public import Linux
-import Synchronization
 
 /// Why a log was refused.
 public enum DirtyLogError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -36,7 +35,6 @@ public enum DirtyLogError: Error, Equatable, Sendable, CustomStringConvertible {
   }
 }
 
-@safe
 public final class DirtyLog: Sendable {
   /// Bytes of guest memory for each bit.
   public static let pageSize: UInt64 = 4096
@@ -45,11 +43,19 @@ public final class DirtyLog: Sendable {
   /// Written to when pages were marked; optional.
   private let event: EventDescriptor?
 
+  /// What every `DirtyLog` of the same log shares.
   @safe
   private final class Area: Sendable {
     let window: FileWindow
-    let missed = Atomic<UInt64>(0)
-    init(_ window: FileWindow) { self.window = window }
+    let view: DirtyLogView
+    init(_ window: FileWindow) {
+      self.window = window
+      let missed = UnsafeMutablePointer<UInt64>.allocate(capacity: 1)
+      unsafe missed.initialize(to: 0)
+      view = unsafe DirtyLogView(
+        bits: window.base, pageCount: UInt64(window.length) * 8, missed: missed)
+    }
+    deinit { unsafe view.missed.deallocate() }
   }
 
   /// Maps the log.
@@ -78,11 +84,14 @@ public final class DirtyLog: Sendable {
     self.event = event
   }
 
+  /// What the data path sees of it: valid while this object lives.
+  public var view: DirtyLogView { area.view }
+
   /// Bytes.
   public var size: UInt64 { UInt64(area.window.length) }
 
   /// Pages that were written beyond the end of the log.
-  public var missedPages: UInt64 { area.missed.load(ordering: .relaxed) }
+  public var missedPages: UInt64 { area.view.missedPages }
 
   /// Bytes of log that `memory` needs.
   public static func size(for memory: GuestMemory) -> UInt64 {
@@ -96,26 +105,47 @@ public final class DirtyLog: Sendable {
     if size < needed { throw .tooSmall(size: size, needed: needed) }
   }
 
-  /// Marks the pages of `length` bytes that were written at `address`.
+  /// Tells the front-end that pages were marked, if it wants to hear of that.
+  public func signal() { event?.signal() }
+}
+
+/// What the data path sees of a `DirtyLog`.
+@safe
+public struct DirtyLogView: @unchecked Sendable {
+  private let bits: UnsafeMutableRawPointer
+  private let pageCount: UInt64
+  fileprivate let missed: UnsafeMutablePointer<UInt64>
+
+  @unsafe
+  fileprivate init(
+    bits: UnsafeMutableRawPointer, pageCount: UInt64, missed: UnsafeMutablePointer<UInt64>
+  ) {
+    unsafe self.bits = bits
+    self.pageCount = pageCount
+    unsafe self.missed = missed
+  }
+
+  fileprivate var missedPages: UInt64 { unsafe shared_load64_relaxed(missed) }
+
+  /// Marks the pages of `length` bytes that were written at guest address `address`.
   /// - Returns: whether a page is marked that was not.
   @discardableResult
-  public func mark(_ address: GuestAddress, length: UInt64) -> Bool {
-    guard length > 0 else { return false }
-    let first = address.value / DirtyLog.pageSize
-    let (sum, overflow) = address.value.addingReportingOverflow(length - 1)
-    let last = (overflow ? UInt64.max : sum) / DirtyLog.pageSize
-    let end = size * 8
-    if last >= end { area.missed.add(last - max(first, end) + 1, ordering: .relaxed) }
+  public func mark(_ address: UInt64, length: Int) -> Bool {
+    if length <= 0 { return false }
+    let first = address &>> 12
+    let (sum, overflow) = address.addingReportingOverflow(UInt64(length) &- 1)
+    let last = (overflow ? UInt64.max : sum) &>> 12
+    if last >= pageCount {
+      _ = unsafe shared_add64_relaxed(missed, last &- max(first, pageCount) &+ 1)
+    }
     var page = first
     var isNew = false
-    while page <= last, page < end {
-      let bit: UInt8 = 1 << UInt8(page % 8)
-      if unsafe shared_or8_release(area.window.base + Int(page / 8), bit) & bit == 0 { isNew = true }
-      page += 1
+    while page <= last, page < pageCount {
+      let bit = 1 &<< UInt8(page & 7)
+      let byte = unsafe bits + Int(truncatingIfNeeded: page &>> 3)
+      if unsafe shared_or8_release(byte, bit) & bit == 0 { isNew = true }
+      page &+= 1
     }
     return isNew
   }
-
-  /// Tells the front-end that pages were marked, if it wants to hear of that.
-  public func signal() { event?.signal() }
 }

@@ -82,4 +82,7 @@ public final class MemoryRegion: Sendable {
 
   /// First byte of the region in this process.
   public var base: UnsafeMutableRawPointer { unsafe window.base }
+
+  /// The same as a number, for a front-end that must know.
+  public var addressHere: UInt64 { unsafe UInt64(UInt(bitPattern: window.base)) }
 }

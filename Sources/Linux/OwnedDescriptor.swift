@@ -24,6 +24,25 @@ public struct OwnedDescriptor: ~Copyable, Sendable {
   }
 }
 
+extension OwnedDescriptor {
+  /// Calls on it answer that they would block, from now on; so do those of others who share it.
+  public func makeNonBlocking() throws(Errno) {
+    let flags = try checkedCall { fcntl(raw, F_GETFL) }
+    try checkedCall { fcntl(raw, F_SETFL, flags | O_NONBLOCK) }
+  }
+
+  /// Writes bytes, or some of them.
+  public func write(_ bytes: [UInt8]) -> CallResult {
+    systemCall { unsafe Glibc.write(raw, bytes, bytes.count) }
+  }
+
+  /// Reads at most as many bytes as `buffer` has.
+  public func read(into buffer: inout [UInt8]) -> CallResult {
+    let count = buffer.count
+    return systemCall { unsafe Glibc.read(raw, &buffer, count) }
+  }
+}
+
 /// An eventfd, or any descriptor that a peer gave us to be written to as one (kick, call, err),
 /// shared by the control plane and a worker and closed after both.
 public final class EventDescriptor: Sendable {

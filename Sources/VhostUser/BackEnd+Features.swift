@@ -21,14 +21,16 @@ extension BackEnd {
   func getFeatures() -> Reply { .number(offered.rawValue) }
 
   /// Replaces what was negotiated: a guest that boots again with another driver drops features.
-  func setFeatures(_ value: UInt64) -> Reply {
+  func setFeatures(_ value: UInt64) throws(VhostUserError) -> Reply {
     let wanted = VirtioFeatures(rawValue: value)
+    try checkLog(wanted)
     let unknown = wanted.subtracting(offered)
     if !unknown.isEmpty {
       warn(
         "SET_FEATURES: not offered, ignored: \(unknown.namesOfBits.joined(separator: " "))")
     }
-    if rings.allSatisfy({ $0.kick == nil }) { device.driverMayBegin() }
+    // What was taken over from another host is the driver's that goes on here.
+    if rings.allSatisfy({ $0.kick == nil }), !deviceState.isRestored { device.driverMayBegin() }
     negotiate(wanted.intersection(offered))
     forgetTranslations()
     // Without PROTOCOL_FEATURES there is no SET_VRING_ENABLE.
@@ -38,11 +40,13 @@ extension BackEnd {
     return .acknowledge
   }
 
-  /// The device hears of changes only; the rings are stopped.
+  /// The device hears of changes only, and of the driver's features only; the rings are stopped.
   func negotiate(_ negotiated: VirtioFeatures) {
-    guard negotiated != features else { return }
+    if features.contains(.logAll), !negotiated.contains(.logAll) { dropLog() }
+    let heard = features.subtracting(.protocolOwned)
     features = negotiated
-    device.negotiate(negotiated.subtracting(.protocolFeatures))
+    let driver = negotiated.subtracting(.protocolOwned)
+    if driver != heard { device.negotiate(driver) }
   }
 
   func setProtocolFeatures(_ value: UInt64) throws(VhostUserError) -> Reply {
@@ -117,4 +121,9 @@ extension BackEnd {
     if let socket = sockets.takeFirst() { takeChannel(BackEndChannel(adopting: socket)) }
     return .acknowledge
   }
+}
+
+extension VirtioFeatures {
+  /// Between front-end and back-end only.
+  fileprivate static let protocolOwned: VirtioFeatures = [.protocolFeatures, .logAll]
 }

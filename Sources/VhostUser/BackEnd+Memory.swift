@@ -28,17 +28,27 @@ extension BackEnd {
   func setMemoryTable(
     _ regions: [MemoryRegionDescription], _ files: inout ReceivedDescriptors
   ) throws(VhostUserError) -> Reply {
+    if regions.isEmpty, postcopy?.awaitsAcknowledgement == true {
+      return try acknowledgePostcopy(0, request: "SET_MEM_TABLE")
+    }
+    var mapped: [MemoryRegion] = []
+    let table: GuestMemory
     do throws(GuestMemoryError) {
-      var mapped: [MemoryRegion] = []
       for region in regions {
         guard let file = files.takeFirst() else { break }
         mapped.append(try MemoryRegion(addressed(region), file: file))
       }
-      memory = try GuestMemory(mapped)
+      table = try GuestMemory(mapped)
     } catch {
       throw .memory(request: "SET_MEM_TABLE", error)
     }
-    return .acknowledge
+    if isPostcopyListening { try registerForPostcopy(table, request: "SET_MEM_TABLE") }
+    memory = table
+    checkLogCoversMemory()
+    guard isPostcopyListening else { return .acknowledge }
+    var count: [UInt8] = []
+    count.append(number: UInt64(mapped.count))
+    return postcopyReply(padding: count, mapped)
   }
 
   func addRegion(
@@ -47,16 +57,25 @@ extension BackEnd {
     guard let file = files.takeFirst() else {
       throw .wrongDescriptorCount(request: "ADD_MEM_REG", count: 0, expected: "1")
     }
+    let added: MemoryRegion
+    let table: GuestMemory
     do throws(GuestMemoryError) {
       // Before the mapping, so that a full table maps nothing.
       guard memory.regions.count < GuestMemory.maximumRegions else {
         throw .tooManyRegions(limit: GuestMemory.maximumRegions)
       }
-      memory = try memory.adding(try MemoryRegion(addressed(region), file: file))
+      added = try MemoryRegion(addressed(region), file: file)
+      table = try memory.adding(added)
     } catch {
       throw .memory(request: "ADD_MEM_REG", error)
     }
-    return .acknowledge
+    if isPostcopyListening {
+      try registerForPostcopy(table, unless: memory, request: "ADD_MEM_REG")
+    }
+    memory = table
+    checkLogCoversMemory()
+    guard isPostcopyListening else { return .acknowledge }
+    return postcopyReply(padding: [UInt8](repeating: 0, count: 8), [added])
   }
 
   func removeRegion(_ region: MemoryRegionDescription) throws(VhostUserError) -> Reply {
@@ -65,6 +84,7 @@ extension BackEnd {
     } catch {
       throw .memory(request: "REM_MEM_REG", error)
     }
+    postcopy?.memory.keep(memory)
     return .acknowledge
   }
 }

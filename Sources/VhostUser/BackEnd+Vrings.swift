@@ -15,7 +15,7 @@ extension BackEnd {
 
   /// Gives a ring to the device, if it is known well enough to run.
   func startIfComplete(_ ring: Int) {
-    guard !rings[ring].isStarted,
+    guard !rings[ring].isStarted, postcopy?.awaitsAcknowledgement != true,
       var config = rings[ring].config(
         features: features.subtracting(.protocolFeatures), memory: memory, inflight: inflight,
         inband: inband?.rings[ring])
@@ -25,7 +25,9 @@ extension BackEnd {
       config.translation = translation
     }
     rings[ring].mapping = config.translation?.ring
+    config.log = ringLog(ring)
     rings[ring].isStarted = true
+    deviceState.isRestored = false
     device.startQueue(config)
   }
 

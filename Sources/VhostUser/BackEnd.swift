@@ -54,6 +54,9 @@ public final class BackEnd {
   var iotlb: Iotlb?
   /// Everything that the session waits for.
   private(set) var events: EpollSet?
+  var migration = MigrationLog()
+  var postcopy: PostcopyState?
+  var deviceState = DeviceStateChannel()
 
   private var refusals = 0
   private var unknownRequests: Set<UInt32> = []
@@ -136,17 +139,22 @@ public final class BackEnd {
   /// Ends the session.
   public func end() {
     guard connection != nil else { return }
+    // First of all: a ring that waits for a page could not be stopped.
+    abandonPostcopy()
     device.willChangeRings()
     rings.indices.forEach(stop)
     device.didChangeRings()
     for i in rings.indices { rings[i] = Vring(index: i) }
     memory = GuestMemory.empty
+    dropLog()
     negotiate([])
     device.reset()
     inflight = nil
     lentInflightFile = nil
     channel = nil
     inband = nil
+    migration = MigrationLog()
+    deviceState = DeviceStateChannel()
     connection = nil
   }
 
@@ -205,7 +213,7 @@ public final class BackEnd {
       device.didChangeRings()
     }
     switch (row.handler, payload) {
-    case (.empty(let run), .empty): return run(self)
+    case (.empty(let run), .empty): return try run(self)
     case (.descriptor(let run), .empty): return run(self, &descriptors)
     case (.number(let run), .number(let number)): return try run(self, number)
     case (.vringState(let run), .vringState(let state)):
@@ -224,6 +232,8 @@ public final class BackEnd {
     case (.inflight(let run), .inflight(let region)): return try run(self, region, &descriptors)
     case (.deviceState(let run), .deviceState(let transfer)):
       return try run(self, transfer, &descriptors)
+    case (.memoryRegion, .number(let number)):
+      return try acknowledgePostcopy(number, request: row.name)
     default: throw .unknownRequest(row.request)
     }
   }

@@ -45,6 +45,12 @@ public protocol Device: AnyObject {
   func translate(by table: Translations)
   /// The front-end has no such translation: a chain that waits for it is malformed.
   func refuse(_ miss: TranslationMiss)
+  /// What must follow the guest to another host, beside its memory and the rings' indices: what
+  /// its driver has configured.  The rings are stopped.
+  func saveState() -> [UInt8]
+  /// Takes over what `saveState` gave at the old host.  Rings are started after it, and features
+  /// negotiated, as if nothing had happened.  A state that is refused has changed nothing.
+  func restoreState(_ state: [UInt8]) throws(DeviceStateError)
   /// SEND_RARP: announces the guest at its new host.
   func announce(_ address: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8))
 }
@@ -61,4 +67,8 @@ extension Device {
   }
   public func willChangeRings() {}
   public func didChangeRings() {}
+  public func saveState() -> [UInt8] { [] }
+  public func restoreState(_ state: [UInt8]) throws(DeviceStateError) {
+    guard state.isEmpty else { throw .device("the device has no state to take over") }
+  }
 }

@@ -1,6 +1,8 @@
 // vhost-user protocol features by their specification names (vhost-user specification, "Protocol
 // features").  They are negotiated beside the virtio features and never reach the guest.
 
+import Linux
+
 public struct ProtocolFeatures: OptionSet, Hashable, Sendable {
   public let rawValue: UInt64
   public init(rawValue: UInt64) { self.rawValue = rawValue }
@@ -33,10 +35,18 @@ public struct ProtocolFeatures: OptionSet, Hashable, Sendable {
   /// What this back-end offers with any device and configuration; a device adds what it implements
   /// (`Device.offeredProtocolFeatures`).  Nothing else: other bits are masked when a front-end sets
   /// them.
-  public static let offered: ProtocolFeatures = [
-    .mq, .rarp, .replyAck, .mtu, .backendReq, .inflightShmfd, .resetDevice,
-    .inbandNotifications, .configureMemSlots, .status, .getVringBaseInflight, .gpaAddresses,
-  ]
+  public static let offered = offered(userFaults: UserFaults.areSupported)
+
+  /// - Parameter userFaults: whether the kernel has userfaultfd for shared memory.
+  public static func offered(userFaults: Bool) -> ProtocolFeatures {
+    var features: ProtocolFeatures = [
+      .mq, .logShmfd, .rarp, .replyAck, .mtu, .backendReq, .inflightShmfd, .resetDevice,
+      .inbandNotifications, .configureMemSlots, .status, .deviceState, .getVringBaseInflight,
+      .gpaAddresses,
+    ]
+    if userFaults { features.insert(.pagefault) }
+    return features
+  }
 
   private static let names = [
     "MQ", "LOG_SHMFD", "RARP", "REPLY_ACK", "MTU", "BACKEND_REQ", "CROSS_ENDIAN",

@@ -37,7 +37,7 @@ enum Refusal: Sendable {
 
 /// Who carries a request out; the form of its payload follows from it.
 enum Handler: Sendable {
-  case empty(@Sendable (BackEnd) -> Reply)
+  case empty(@Sendable (BackEnd) throws(VhostUserError) -> Reply)
   case descriptor(@Sendable (BackEnd, inout ReceivedDescriptors) -> Reply)
   case number(@Sendable (BackEnd, UInt64) throws(VhostUserError) -> Reply)
   case vringState(@Sendable (BackEnd, Int, UInt32) throws(VhostUserError) -> Reply)
@@ -113,7 +113,8 @@ enum RequestTable {
   static let rows: [RequestRow] = [
     RequestRow(1, "GET_FEATURES", refusal: .endsConnection, .empty { $0.getFeatures() }),
     RequestRow(
-      2, "SET_FEATURES", quiesces: .everyRing, .number { $0.setFeatures($1) }),
+      2, "SET_FEATURES", quiesces: .everyRing,
+      .number { back, features throws(VhostUserError) in try back.setFeatures(features) }),
     RequestRow(3, "SET_OWNER", .empty { _ in .acknowledge }),
     RequestRow(4, "RESET_OWNER", quiesces: .everyRing, .empty { $0.disableRings() }),
     RequestRow(
@@ -121,9 +122,14 @@ enum RequestTable {
       .memoryTable { back, regions, files throws(VhostUserError) in
         try back.setMemoryTable(regions, &files)
       }),
+    // The front-end waits for an answer in any case.
     RequestRow(
-      6, "SET_LOG_BASE", descriptors: 0...1, requires: .negotiated(.logShmfd), .none),
-    RequestRow(7, "SET_LOG_FD", descriptors: 0...1, requires: .negotiated(.logShmfd), .none),
+      6, "SET_LOG_BASE", descriptors: 0...1, requires: .negotiated(.logShmfd),
+      quiesces: .everyRing, refusal: .reply(.number(1)),
+      .log { back, log, files throws(VhostUserError) in try back.setLog(log, &files) }),
+    RequestRow(
+      7, "SET_LOG_FD", descriptors: 0...1, requires: .negotiated(.logShmfd), quiesces: .everyRing,
+      .descriptor { $0.setLogEvent(&$1) }),
     RequestRow(
       8, "SET_VRING_NUM", quiesces: .itsRing,
       .vringState { back, ring, size throws(VhostUserError) in
@@ -181,10 +187,14 @@ enum RequestTable {
       25, "SET_CONFIG", requires: .negotiated(.config),
       .config { back, access throws(VhostUserError) in try back.setConfig(access) }),
     RequestRow(
-      28, "POSTCOPY_ADVISE", requires: .negotiated(.pagefault), refusal: .reply(.empty), .none),
-    RequestRow(29, "POSTCOPY_LISTEN", requires: .negotiated(.pagefault), .none),
+      28, "POSTCOPY_ADVISE", requires: .negotiated(.pagefault), refusal: .reply(.empty),
+      .empty { back throws(VhostUserError) in try back.advisePostcopy() }),
     RequestRow(
-      30, "POSTCOPY_END", requires: .negotiated(.pagefault), refusal: .reply(.number(1)), .none),
+      29, "POSTCOPY_LISTEN", requires: .negotiated(.pagefault), quiesces: .everyRing,
+      .empty { back throws(VhostUserError) in try back.listenPostcopy() }),
+    RequestRow(
+      30, "POSTCOPY_END", requires: .negotiated(.pagefault), refusal: .reply(.number(1)),
+      .empty { $0.endPostcopy() }),
     // An area of size zero says that there is none.
     RequestRow(
       31, "GET_INFLIGHT_FD", requires: .negotiated(.inflightShmfd), refusal: .reply(.zeros(24)),
@@ -204,8 +214,9 @@ enum RequestTable {
     RequestRow(
       36, "GET_MAX_MEM_SLOTS", requires: .offered(.configureMemSlots), refusal: .endsConnection,
       .empty { _ in .number(UInt64(GuestMemory.maximumRegions)) }),
+    // Without a descriptor: see BackEnd+Postcopy.swift.
     RequestRow(
-      37, "ADD_MEM_REG", descriptors: 1...1, requires: .negotiated(.configureMemSlots),
+      37, "ADD_MEM_REG", descriptors: 0...1, requires: .negotiated(.configureMemSlots),
       quiesces: .everyRing,
       .memoryRegion { back, region, files throws(VhostUserError) in
         try back.addRegion(region, &files)
@@ -227,9 +238,12 @@ enum RequestTable {
     // Bits 0 to 7: an error; bit 8: no descriptor comes back.
     RequestRow(
       42, "SET_DEVICE_STATE_FD", descriptors: 0...1, requires: .negotiated(.deviceState),
-      refusal: .reply(.number(0x101)), .none),
+      refusal: .reply(.number(0x101)),
+      .deviceState { back, transfer, files throws(VhostUserError) in
+        try back.beginStateTransfer(transfer, &files)
+      }),
     RequestRow(
       43, "CHECK_DEVICE_STATE", requires: .negotiated(.deviceState), refusal: .reply(.number(1)),
-      .none),
+      .empty { back throws(VhostUserError) in try back.checkStateTransfer() }),
   ]
 }

@@ -30,6 +30,12 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
   case mtuTooLarge(mtu: UInt64, largest: Int)
   case configuration(request: String, offset: UInt32, size: Int)
   case translation(TranslationError)
+  case log(request: String, DirtyLogError)
+  case logMissing
+  case logBehindIOMMU
+  case postcopy(request: String, Errno)
+  case ringsRun(request: String)
+  case deviceState(request: String, DeviceStateError)
 
   /// Whether the connection is over.
   public var endsConnection: Bool {
@@ -77,6 +83,15 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
         + "specification says are to be set with it"
     case .inflight(let request, let error): "\(request): \(error)"
     case .translation(let error): "IOTLB_MSG: \(error)"
+    case .log(let request, let error): "\(request): \(error)"
+    case .logMissing:
+      "SET_FEATURES with LOG_ALL: the log that SET_LOG_BASE asked for was refused; the guest cannot "
+        + "migrate without one"
+    case .logBehindIOMMU:
+      "SET_LOG_BASE: a guest behind a vIOMMU (ACCESS_PLATFORM) cannot migrate; use iommu_platform=off"
+    case .postcopy(let request, let errno): "\(request): userfaultfd: \(errno)"
+    case .ringsRun(let request): "\(request): the rings must be stopped before"
+    case .deviceState(let request, let error): "\(request): \(error)"
     case .mtuTooLarge(let mtu, let largest):
       "NET_SET_MTU: the host port carries an MTU of \(largest), not \(mtu); start the guest with "
         + "host_mtu=\(largest) or less, or raise the MTU of the interface"

@@ -81,6 +81,7 @@ final class ControlQueue {
           continue
         }
         buffers.answer(answer(perform, refused))
+        queue.didAnswer(buffers)
         finish(chain, at: position, length: 1)
       }
     }

@@ -9,7 +9,12 @@ extension FeatureTable {
       .offered(
         effect: "GET_QUEUE_NUM answers queue pairs",
         test: "queue pairs are counted, and memory slots are as many as the table takes")),
-    FeatureRow(1, "LOG_SHMFD", .leftOut(because: "for migration: nothing is logged yet")),
+    FeatureRow(
+      1, "LOG_SHMFD",
+      .offered(
+        effect: "the log of written pages is memory that the front-end shares; without it QEMU "
+          + "does not migrate the guest",
+        test: "logging is switched on and off as QEMU does it, and rings go on where they were")),
     FeatureRow(
       2, "RARP",
       .offered(
@@ -35,7 +40,12 @@ extension FeatureTable {
       6, "CROSS_ENDIAN",
       .leftOut(because: "for legacy guests of the other byte order; rings are little-endian")),
     FeatureRow(7, "CRYPTO_SESSION", .leftOut(because: "for crypto devices")),
-    FeatureRow(8, "PAGEFAULT", .leftOut(because: "postcopy migration is not there yet")),
+    FeatureRow(
+      8, "PAGEFAULT",
+      .offered(
+        when: "where the kernel has userfaultfd for shared memory",
+        effect: "postcopy migration: who touches a page that has not come yet waits for it",
+        test: "regions are answered with our addresses, and rings wait for the acknowledgement")),
     FeatureRow(
       9, "CONFIG",
       .offered(
@@ -77,7 +87,11 @@ extension FeatureTable {
         test: "a device status is kept, and zero resets the device but for memory and wiring")),
     FeatureRow(17, "XEN_MMAP", .leftOut(because: "for guests of Xen, whose memory is granted")),
     FeatureRow(18, "SHARED_OBJECT", .leftOut(because: "for buffers that devices of a guest share")),
-    FeatureRow(19, "DEVICE_STATE", .leftOut(because: "the device has no state beside its rings")),
+    FeatureRow(
+      19, "DEVICE_STATE",
+      .offered(
+        effect: "what the driver configured goes with the guest; QEMU does not ask for it",
+        test: "a state goes to another host and is taken over there")),
     FeatureRow(
       20, "GET_VRING_BASE_INFLIGHT",
       .offered(

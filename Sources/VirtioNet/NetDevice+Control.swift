@@ -190,3 +190,21 @@ extension ControlCommand.Refusal: CustomStringConvertible {
     }
   }
 }
+
+// MARK: Migration
+
+extension NetDevice {
+  public func saveState() -> [UInt8] { controlState?.encoded ?? [] }
+
+  public func restoreState(_ state: [UInt8]) throws(DeviceStateError) {
+    if state.isEmpty { return }
+    guard let decoded = ControlState(decoding: state) else {
+      throw .device("what the driver configured there is not to be read here")
+    }
+    guard restore(decoded) else {
+      throw .device(
+        "what the driver configured does not fit this device; start it with the same "
+          + "--control-queue, --mac and --queues")
+    }
+  }
+}

@@ -105,7 +105,7 @@ public final class NetDevice: Device {
 
   public var offeredFeatures: VirtioFeatures {
     var features: VirtioFeatures = [
-      .mrgRxbuf, .mtu, .guestAnnounce, .notifyOnEmpty, .anyLayout, .ringIndirectDesc,
+      .mrgRxbuf, .mtu, .guestAnnounce, .notifyOnEmpty, .logAll, .anyLayout, .ringIndirectDesc,
       .ringEventIdx, .version1, .accessPlatform, .ringPacked, .inOrder, .orderPlatform,
     ]
     if control != nil { features.formUnion(ControlPlane.offeredFeatures) }

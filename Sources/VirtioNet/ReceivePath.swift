@@ -135,6 +135,7 @@ package final class ReceivePath {
       unsafe buffers.copy(frame.data, length: Int(frame.length), to: offset)
       unsafe offset &+= Int(frame.length)
     }
+    queue.didWrite(buffers, length: needed)
     var start = 0
     for i in 0..<count {
       let end = min(ends[i], needed)

@@ -88,6 +88,18 @@ extension AnyVirtqueue: Virtqueue {
     case .packed(let queue): queue.push(chain, length: length)
     }
   }
+  public func didWrite(_ buffers: borrowing DeviceWritableBuffers, length: Int) {
+    switch self {
+    case .split(let queue): queue.didWrite(buffers, length: length)
+    case .packed(let queue): queue.didWrite(buffers, length: length)
+    }
+  }
+  public func didAnswer(_ command: borrowing CommandBuffers) {
+    switch self {
+    case .split(let queue): queue.didAnswer(command)
+    case .packed(let queue): queue.didAnswer(command)
+    }
+  }
   public func publish() {
     switch self {
     case .split(let queue): queue.publish()

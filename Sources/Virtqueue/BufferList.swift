@@ -120,6 +120,22 @@ extension BufferList {
   }
 }
 
+extension BufferList {
+  /// The first `length` bytes were written.
+  func mark(_ length: Int, in log: borrowing WriteLog) {
+    var left = length
+    var i = 0
+    let count = unsafe cells.value.count
+    while left > 0, i < count {
+      let run = unsafe cells.value.runs[i]
+      let bytes = unsafe min(left, run.length)
+      unsafe log.mark(run.base, length: bytes)
+      left &-= bytes
+      i &+= 1
+    }
+  }
+}
+
 /// What the driver wants to transmit: buffers that only the driver may write.
 @frozen
 public struct DeviceReadableBuffers: ~Copyable {

@@ -30,6 +30,13 @@ public struct CommandBuffers: ~Copyable {
       unsafe base.storeBytes(of: byte, as: UInt8.self)
     }
   }
+
+  /// The first byte of the answer was written.
+  func markAnswer(in log: borrowing WriteLog) {
+    unsafe buffers.list.forEachPiece(from: commandSize, length: 1) { base, length in
+      unsafe log.mark(base, length: length)
+    }
+  }
 }
 
 extension Virtqueue where Self: ~Copyable {

@@ -51,6 +51,7 @@ extension SplitVirtqueue {
   public func disableKicks() {
     if unsafe !ring.value.eventIdx {
       unsafe ring.value.writeUsedFlags(SplitRing.usedNoNotify)
+      if unsafe ring.value.logsRing { logNotification() }
     }
   }
 
@@ -63,6 +64,7 @@ extension SplitVirtqueue {
     } else {
       unsafe ring.value.writeUsedFlags(0)
     }
+    if unsafe ring.value.logsRing { logNotification() }
     // Partner: the driver's fence between publishing avail.idx and reading avail_event or flags.
     sharedMemoryFence()
     return reloadAvailable(from: index)
@@ -100,6 +102,7 @@ extension PackedVirtqueue {
   @inlinable @inline(__always)
   public func disableKicks() {
     unsafe ring.value.writeDeviceWish(QueuePosition(0), flags: PackedEvents.disabled)
+    if unsafe ring.value.logsRing { logNotification() }
   }
 
   @inlinable @inline(__always)
@@ -110,6 +113,7 @@ extension PackedVirtqueue {
     } else {
       unsafe ring.value.writeDeviceWish(QueuePosition(0), flags: 0)
     }
+    if unsafe ring.value.logsRing { logNotification() }
     // Partner: the driver's fence between offering a descriptor and reading our event.
     sharedMemoryFence()
     return unsafe ring.value.isOffered(position)

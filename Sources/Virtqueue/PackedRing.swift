@@ -29,6 +29,9 @@ struct PackedRing {
   @usableFromInline let eventIdx: Bool
   @usableFromInline let indirect: Bool
   @usableFromInline let notifyOnEmpty: Bool
+  /// Writes into buffers, and into the ring, go to the log.
+  @usableFromInline let logsBuffers: Bool
+  @usableFromInline let logsRing: Bool
 
   /// The next descriptor to take.
   @usableFromInline var nextAvail: QueuePosition

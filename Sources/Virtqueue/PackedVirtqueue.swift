@@ -18,6 +18,7 @@ public struct PackedVirtqueue: Virtqueue, ~Copyable {
   /// Keeps the mappings that `ring` points into.
   private let memory: GuestMemory
   @usableFromInline let translation: TranslationState
+  let log: WriteLog?
 
   /// Continues where the front-end says that used descriptors go on: every chain that was taken
   /// has been returned, so that is where available ones go on too.  Some front-ends know of the
@@ -49,6 +50,7 @@ public struct PackedVirtqueue: Virtqueue, ~Copyable {
     error = config.error
     memory = config.memory
     translation = TranslationState(config)
+    log = config.log.map { WriteLog($0.log, config.memory) }
     unsafe ring = HotState(
       PackedRing(
         descriptors: descriptors, driverEvents: driverEvents, deviceEvents: deviceEvents,
@@ -56,8 +58,15 @@ public struct PackedVirtqueue: Virtqueue, ~Copyable {
         eventIdx: config.features.contains(.ringEventIdx),
         indirect: config.features.contains(.ringIndirectDesc),
         notifyOnEmpty: config.features.contains(.notifyOnEmpty),
+        logsBuffers: config.log?.buffers ?? false, logsRing: config.log?.usedRing != nil,
         nextAvail: start, nextUsed: start, heldUsed: 0, heldIndex: -1, usedSinceCall: 0,
         fault: nil))
+    // All of it: LOG_ALL and the ring's own flag come one after the other, and between them the
+    // ring may have run.
+    if config.log?.usedRing != nil {
+      logDescriptors(0, count: size)
+      logNotification()
+    }
   }
 
   @inlinable
@@ -129,6 +138,7 @@ public struct PackedVirtqueue: Virtqueue, ~Copyable {
     if held < 0 { return }
     unsafe ring.value.descriptors.release64(16 &* held &+ 8, ring.value.heldUsed)
     unsafe ring.value.heldIndex = -1
+    if unsafe ring.value.logsRing { logPublished(from: held) }
   }
 
   /// Whether the next chain, whose walk came to an unmapped address, waits for a translation.

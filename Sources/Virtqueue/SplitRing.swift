@@ -23,6 +23,9 @@ struct SplitRing {
   @usableFromInline let eventIdx: Bool
   @usableFromInline let indirect: Bool
   @usableFromInline let notifyOnEmpty: Bool
+  /// Writes into buffers, and into the used ring, go to the log.
+  @usableFromInline let logsBuffers: Bool
+  @usableFromInline let logsRing: Bool
 
   /// The next available entry to take.
   @usableFromInline var nextAvail: RingIndex
@@ -35,6 +38,10 @@ struct SplitRing {
   @usableFromInline var fault: QueueFault?
   /// Our part of the front-end's in-flight area, if it has one.
   @usableFromInline var inflight: UnsafeMutableRawPointer?
+  /// Address of the used ring in the log.
+  @usableFromInline let loggedRing: GuestAddress
+  /// Used elements before this one are in the log.
+  @usableFromInline var loggedUsed: RingIndex
   /// The next chain waits for a translation.
   @usableFromInline var isStalled = false
 

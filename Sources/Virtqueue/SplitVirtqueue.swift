@@ -16,6 +16,7 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
   private let memory: GuestMemory
   private let inflight: InflightArea?
   @usableFromInline let translation: TranslationState
+  let log: WriteLog?
 
   /// Continues at used->idx, which tells what was completed even when the process that ran the
   /// ring before was killed.
@@ -38,14 +39,16 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
       Int(bitPattern: used) % 4 == 0
     else { throw .misalignedRing }
     let start = unsafe RingIndex(used.acquire16(2))
+    let loggedRing = config.log?.usedRing
     var state = unsafe SplitRing(
       descriptors: descriptors, avail: avail, used: used, readable: config.readable,
       writable: config.writable, size: size, mask: UInt16(size - 1),
       eventIdx: config.features.contains(.ringEventIdx),
       indirect: config.features.contains(.ringIndirectDesc),
       notifyOnEmpty: config.features.contains(.notifyOnEmpty),
+      logsBuffers: config.log?.buffers ?? false, logsRing: loggedRing != nil,
       nextAvail: start, availIndex: start, nextUsed: start, calledUsed: start, fault: nil,
-      inflight: nil)
+      inflight: nil, loggedRing: loggedRing ?? GuestAddress(0), loggedUsed: start)
     if let inflight = config.inflight, config.index < inflight.queueCount {
       guard inflight.entryCount >= size,
         let region = unsafe inflight.region(of: config.index, .split)
@@ -59,7 +62,12 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
     memory = config.memory
     inflight = config.inflight
     translation = TranslationState(config)
+    log = config.log.map { WriteLog($0.log, config.memory) }
+    unsafe state.loggedUsed = state.nextUsed
     unsafe ring = HotState(state)
+    // All of it: LOG_ALL and the ring's own flag come one after the other, and between them the
+    // ring may have run.
+    if loggedRing != nil { unsafe logUsed(0, length: SplitRing.usedBytes(size: size)) }
   }
 
   @inlinable
@@ -172,6 +180,7 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
     if let region = unsafe ring.value.inflight {
       unsafe region.release16(SplitInflight.usedIdx, ring.value.nextUsed.value)
     }
+    if unsafe ring.value.logsRing { logPublished() }
   }
 
   /// Whether the chain before `position`, whose walk came to an unmapped address, waits for a

@@ -89,6 +89,11 @@ public protocol Virtqueue: ~Copyable {
   /// Returns the oldest chain that was looked at and not returned; `length` is how many bytes were
   /// written into its buffers.  Not visible to the driver before `publish`.
   func push(_ chain: DescriptorChain, length: UInt32)
+  /// The first `length` bytes of the buffers were written: the front-end hears of it while the
+  /// guest migrates.
+  func didWrite(_ buffers: borrowing DeviceWritableBuffers, length: Int)
+  /// The first byte of the answer was written.
+  func didAnswer(_ command: borrowing CommandBuffers)
   /// Makes all pushed chains visible at once.
   func publish()
 

@@ -32,6 +32,8 @@ public struct VirtqueueConfig: Sendable {
   public var inflight: InflightArea?
   /// Behind a vIOMMU: addresses are I/O virtual ones, of the ring and in descriptors.
   public var translation: QueueTranslation?
+  /// How writes are logged while the guest migrates; nil: not at all.
+  public var log: RingLog?
 
   public init(
     index: Int, size: Int, descriptorTable: FrontEndAddress, availRing: FrontEndAddress,

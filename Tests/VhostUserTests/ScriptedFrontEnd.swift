@@ -38,6 +38,9 @@ final class RecordingDevice: Device {
   /// Nil: no configuration space, and no control queue.
   var configuration: [UInt8]?
   private(set) var resets = 0
+  /// What goes to another host; `refusesState`: nothing comes from there.
+  var state: [UInt8] = []
+  var refusesState = false
   private(set) var beginnings = 0
   /// How far a ring has got when it is stopped, from where it was started.
   var progress: UInt16 = 0
@@ -77,6 +80,11 @@ final class RecordingDevice: Device {
 
   func reset() { resets += 1 }
   func driverMayBegin() { beginnings += 1 }
+  func saveState() -> [UInt8] { state }
+  func restoreState(_ state: [UInt8]) throws(DeviceStateError) {
+    if refusesState { throw .device("refused as the test wants it") }
+    self.state = state
+  }
 
   func readConfiguration(at offset: Int, count: Int) -> [UInt8]? {
     guard let configuration, offset + count <= configuration.count else { return nil }

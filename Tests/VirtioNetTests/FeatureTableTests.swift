@@ -22,9 +22,11 @@ struct FeatureTableTests {
         port: NullPort(queueCount: pairs), queuePairs: pairs, cpus: [], control: control,
         log: { _ in })
       defer { device.stop() }
+      // Whatever this kernel has.
+      let vhostUser = device.offeredProtocolFeatures.subtracting(.offered)
+        .union(.offered(userFaults: pairs == 1))
       return Offered(
-        virtio: device.offeredFeatures.union(.protocolFeatures),
-        vhostUser: device.offeredProtocolFeatures)
+        virtio: device.offeredFeatures.union(.protocolFeatures), vhostUser: vhostUser)
     }
   }
 

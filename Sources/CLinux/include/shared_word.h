@@ -53,6 +53,14 @@ static inline __attribute__((always_inline)) void shared_store64_relaxed(void *p
 static inline __attribute__((always_inline)) uint8_t shared_or8_release(void *p, uint8_t bits) {
   return __atomic_fetch_or((uint8_t *)p, bits, __ATOMIC_RELEASE);
 }
+/* What a front-end does with a word of the log of written pages. */
+static inline __attribute__((always_inline)) uint64_t shared_exchange64(void *p, uint64_t v) {
+  return __atomic_exchange_n((uint64_t *)p, v, __ATOMIC_SEQ_CST);
+}
+/* A counter that several threads add to. */
+static inline __attribute__((always_inline)) uint64_t shared_add64_relaxed(void *p, uint64_t v) {
+  return __atomic_fetch_add((uint64_t *)p, v, __ATOMIC_RELAXED);
+}
 /* Full fence: orders an earlier store before a later load (StoreLoad). */
 static inline __attribute__((always_inline)) void shared_fence(void) {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);

@@ -15,3 +15,8 @@ int clinux_userfault_unregister(int fd, void *base, size_t length);
 /* Puts private zeros in place of the range, and lets go on who waits for a page of it.  The file
  * behind the range is not changed.  0 or -errno. */
 int clinux_userfault_abandon(int fd, void *base, size_t length);
+
+/* The holder's side, for tests.  The address of the next fault, waited for; 0 if there is none. */
+uint64_t clinux_userfault_read(int fd);
+/* Lets go on who waits for a page of this range.  0 or -errno. */
+int clinux_userfault_wake(int fd, uint64_t address, size_t length);

@@ -1,0 +1,98 @@
+// Live migration, the new host's side, when the guest runs before its memory has come (vhost-user
+// specification, "Migration" and POSTCOPY_*).
+//
+//   ADVISE      the front-end gets the descriptor that it will read faults from
+//   LISTEN      from now on memory is registered before anybody touches it
+//   SET_MEM_TABLE or ADD_MEM_REG    answered with our own addresses, which faults name; the
+//               front-end then acknowledges the answer, by the same request with eight bytes of
+//               zeros, when it is able to serve faults: no ring runs before
+//   END         all of it has come
+//
+// Waiting for the acknowledgement is a state of the session and not a wait: other requests are
+// carried out meanwhile.
+import GuestMemory
+import Linux
+
+struct PostcopyState {
+  let memory: Postcopy
+  var isListening = false
+  /// Regions were answered with our addresses; the rings wait for the front-end.
+  var awaitsAcknowledgement = false
+}
+
+extension BackEnd {
+  /// POSTCOPY_ADVISE.
+  func advisePostcopy() throws(VhostUserError) -> Reply {
+    guard let socket = descriptor else { return .empty }
+    postcopy?.memory.finish()
+    postcopy = nil
+    do throws(Errno) {
+      let memory = try Postcopy(frontEnd: socket)
+      postcopy = PostcopyState(memory: memory)
+      return .bytes([], lending: memory.descriptor)
+    } catch { throw .postcopy(request: "POSTCOPY_ADVISE", error) }
+  }
+
+  /// POSTCOPY_LISTEN.  Memory may be there already; the rings are stopped.
+  func listenPostcopy() throws(VhostUserError) -> Reply {
+    guard postcopy != nil else {
+      throw .featureMissing(request: "POSTCOPY_LISTEN", feature: "POSTCOPY_ADVISE")
+    }
+    try registerForPostcopy(memory, request: "POSTCOPY_LISTEN")
+    postcopy?.isListening = true
+    return .acknowledge
+  }
+
+  /// POSTCOPY_END.
+  func endPostcopy() -> Reply {
+    postcopy?.memory.finish()
+    postcopy = nil
+    return .number(0)
+  }
+
+  /// The session ends: whoever waits for a page waits no longer.
+  func abandonPostcopy() {
+    postcopy?.memory.abandon()
+    postcopy = nil
+  }
+
+  var isPostcopyListening: Bool { postcopy?.isListening ?? false }
+
+  /// Before anybody may touch regions that `memory` has and the session's table has not.
+  func registerForPostcopy(
+    _ memory: GuestMemory, unless known: GuestMemory? = nil, request: String
+  ) throws(VhostUserError) {
+    guard let postcopy else { return }
+    do throws(Errno) {
+      for region in memory.regions
+      where !(known?.regions.contains { $0 === region } ?? false) {
+        try postcopy.memory.register(region)
+      }
+    } catch { throw .postcopy(request: request, error) }
+  }
+
+  /// The front-end is able to serve faults of the regions that it was answered.
+  func acknowledgePostcopy(_ value: UInt64, request: String) throws(VhostUserError) -> Reply {
+    guard postcopy?.awaitsAcknowledgement == true, value == 0 else {
+      throw .wrongValue(
+        request: request, value: value,
+        allowed: "a region, or 0 where an answer with our addresses is to be acknowledged")
+    }
+    postcopy?.awaitsAcknowledgement = false
+    return .acknowledge
+  }
+
+  /// The answer of a memory request while memory is arriving: the regions, at our addresses.
+  func postcopyReply(padding: [UInt8], _ regions: [MemoryRegion]) -> Reply {
+    postcopy?.awaitsAcknowledgement = true
+    postcopy?.memory.keep(memory)
+    var payload = padding
+    for region in regions {
+      payload.append(number: region.description.guest.value)
+      payload.append(number: region.description.size)
+      payload.append(number: region.addressHere)
+      payload.append(number: region.description.offset)
+    }
+    return .bytes(payload)
+  }
+}

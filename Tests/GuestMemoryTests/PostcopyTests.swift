@@ -1,0 +1,94 @@
+// The in-process front-end: it reads faults and puts pages in place, as QEMU does.
+import CLinux
+import Glibc
+import GuestDriver
+import GuestMemory
+import Linux
+import Synchronization
+import Testing
+
+@Suite(
+  "Memory that is still arriving",
+  .enabled(if: UserFaults.areSupported, "no userfaultfd for shared memory"))
+struct PostcopyTests {
+  private final class Ends {
+    var own: OwnedDescriptor?
+    let other: OwnedDescriptor
+
+    init() throws {
+      var pair: [CInt] = [-1, -1]
+      try checkedCall {
+        unsafe socketpair(
+          AF_UNIX, CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0, &pair)
+      }
+      own = OwnedDescriptor(adopting: pair[0])
+      other = OwnedDescriptor(adopting: pair[1])
+    }
+  }
+
+  /// Reads the first byte of the region on a thread of its own.
+  private final class Reader: Sendable {
+    let value: Reply<UInt8>
+    private let answered = Atomic<Bool>(false)
+    var hasAnswered: Bool { answered.load(ordering: .acquiring) }
+    init(_ region: MemoryRegion) throws {
+      value = try Reply<UInt8>()
+      let address = Int(truncatingIfNeeded: region.addressHere)
+      let thread = try PinnedThread(name: "reader") { [value, self] in
+        let byte = unsafe UnsafeMutableRawPointer(bitPattern: address)!.load(as: UInt8.self)
+        answered.store(true, ordering: .releasing)
+        value.fulfil(byte)
+      }
+      _ = consume thread
+    }
+  }
+
+  @Test("who touches a missing page waits until it comes, and then sees it")
+  func arrives() throws {
+    let ends = try Ends()
+    let ram = try GuestRAM(bytes: 1 << 20)
+    let region = try ram.region(0)
+    let postcopy = try Postcopy(frontEnd: ends.other.raw)
+    try postcopy.register(region)
+    let reader = try Reader(region)
+    usleep(20_000)
+    #expect(!reader.hasAnswered)
+
+    // The fault names our address; the page comes into the file, and who waits is woken.
+    let fault = clinux_userfault_read(postcopy.descriptor)
+    #expect(fault == region.addressHere)
+    ram.write([0x5a], at: GuestAddress(0))
+    #expect(clinux_userfault_wake(postcopy.descriptor, fault, 4096) == 0)
+    #expect(reader.value.wait() == 0x5a)
+    postcopy.finish()
+  }
+
+  @Test("after the end a page that never came is zeros")
+  func end() throws {
+    let ends = try Ends()
+    let ram = try GuestRAM(bytes: 1 << 20)
+    let region = try ram.region(0)
+    let postcopy = try Postcopy(frontEnd: ends.other.raw)
+    try postcopy.register(region)
+    let reader = try Reader(region)
+    usleep(10_000)
+    postcopy.finish()
+    #expect(reader.value.wait() == 0)
+  }
+
+  @Test("a front-end that dies lets go who waits, and its memory is not written to")
+  func hangUp() throws {
+    let ends = try Ends()
+    let ram = try GuestRAM(bytes: 1 << 20)
+    let region = try ram.region(0)
+    let postcopy = try Postcopy(frontEnd: ends.other.raw)
+    try postcopy.register(region)
+    let reader = try Reader(region)
+    usleep(10_000)
+    ends.own = nil
+    #expect(reader.value.wait() == 0)
+    unsafe region.base.storeBytes(of: 0x77, as: UInt8.self)
+    #expect(ram.read(GuestAddress(0), count: 1) == [0])
+    postcopy.abandon()
+  }
+}
