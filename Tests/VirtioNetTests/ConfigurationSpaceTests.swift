@@ -2,6 +2,7 @@
 import GuestDriver
 import Packet
 import Testing
+import VhostUser
 import VirtioNet
 import Virtqueue
 
@@ -59,5 +60,37 @@ struct ConfigurationSpaceTests {
     #expect(throws: (any Error).self) { try guest.front.tell(.setConfig, access(0, [1])) }
     #expect(try guest.readConfiguration(24, 16) == [UInt8](repeating: 0, count: 16))
     #expect(guest.front.protocolFeatures.contains(.config))
+  }
+
+  @Test("what a driver configured goes to another host with the device's state")
+  func deviceState() throws {
+    let guest = try ForwardingGuest()
+    try guest.start()
+    for command in [[0, 0, 0], [2, 0, 7, 0], [1, 1] + other.bytes] as [[UInt8]] {
+      #expect(try guest.command(command) == ok)
+    }
+    let (bytes, state) = try guest.onControlThread { ($0.saveState(), $0.controlState) }
+    /// Nil: taken over.
+    func refusal(_ guest: ForwardingGuest, _ bytes: [UInt8]) throws -> DeviceStateError? {
+      try guest.onControlThread { device in
+        do throws(DeviceStateError) { try device.restoreState(bytes) } catch { return error }
+        return nil
+      }
+    }
+    let there = try ForwardingGuest()
+    #expect(try refusal(there, []) == nil)
+    #expect(try refusal(there, bytes.dropLast()) != nil)
+    #expect(try there.onControlThread { $0.controlState } == ControlState(address: own))
+    #expect(try refusal(there, bytes) == nil)
+    let restored = try there.onControlThread { $0.controlState }
+    #expect(restored?.receive == state?.receive && restored?.address == other)
+    try there.start()
+    #expect(try there.onControlThread { $0.controlState } == restored, "SET_FEATURES is no reset")
+
+    var options = ControlOptions(address: own)
+    options.steered = [own]
+    let steered = try ForwardingGuest(options: options)
+    let why = try refusal(steered, bytes)
+    #expect(why?.description.contains("--mac") == true)
   }
 }
