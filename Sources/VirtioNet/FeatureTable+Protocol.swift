@@ -62,8 +62,9 @@ extension FeatureTable {
     FeatureRow(
       12, "INFLIGHT_SHMFD",
       .offered(
-        effect: "for front-ends that keep an in-flight area (QEMU does not for net); split rings",
-        test: "a split ring that is cut short at any store is taken over without loss")),
+        effect: "for front-ends that keep an in-flight area; QEMU does not for net",
+        test: "a packed ring that is cut short at any store is taken over without loss, by its "
+          + "region")),
     FeatureRow(
       13, "RESET_DEVICE",
       .offered(

@@ -33,6 +33,8 @@ public final class NetDevice: Device {
   private var usedPairs: Int
   /// What the workers filter by.
   private var receiveMode: ReceiveMode?
+  /// Why rings do not run, as it was logged.
+  private var refusals: [Int: String] = [:]
   private let placement: Placement
   private var places: [Placement.Place]
   /// Between `willChangeRings` and `didChangeRings`.
@@ -117,7 +119,10 @@ public final class NetDevice: Device {
   public var maximumMTU: Int { port.capabilities.mtu }
 
   /// For the rings it is in their configuration.
-  public func negotiate(_ features: VirtioFeatures) { control?.features = features }
+  public func negotiate(_ features: VirtioFeatures) {
+    refusals = [:]
+    control?.features = features
+  }
 
   public func startQueue(_ config: VirtqueueConfig) {
     if isControlRing(config) { return startControlQueue(config) }
@@ -141,7 +146,12 @@ public final class NetDevice: Device {
       configs[ring] = nil
       enabledRings.remove(ring)
       config.error?.signal()
-      log("ring \(ring) cannot be started: \(reason)")
+      // A front-end has more to say of the ring, and each time it is tried again.
+      if refusals.updateValue(reason, forKey: ring) != reason {
+        log("ring \(ring) cannot be started: \(reason)")
+      }
+    } else {
+      refusals[ring] = nil
     }
     settlePortQueues()
   }

@@ -101,7 +101,7 @@ extension PackedVirtqueue {
 
   @inlinable @inline(__always)
   public func disableKicks() {
-    unsafe ring.value.writeDeviceWish(QueuePosition(0), flags: PackedEvents.disabled)
+    unsafe ring.value.writeDeviceWish(ring.value.nextUsed, flags: PackedEvents.disabled)
     if unsafe ring.value.logsRing { logNotification() }
   }
 
@@ -111,7 +111,7 @@ extension PackedVirtqueue {
     if unsafe ring.value.eventIdx {
       unsafe ring.value.writeDeviceWish(position, flags: PackedEvents.atDescriptor)
     } else {
-      unsafe ring.value.writeDeviceWish(QueuePosition(0), flags: 0)
+      unsafe ring.value.writeDeviceWish(ring.value.nextUsed, flags: 0)
     }
     if unsafe ring.value.logsRing { logNotification() }
     // Partner: the driver's fence between offering a descriptor and reading our event.

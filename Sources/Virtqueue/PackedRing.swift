@@ -41,11 +41,20 @@ struct PackedRing {
   /// written last: the driver sees the others with it, or none of them.
   @usableFromInline var heldUsed: UInt64
   @usableFromInline var heldIndex: Int
+  /// The flags that we wrote last into the device's event structure.
+  @usableFromInline var wish: UInt16 = PackedEvents.disabled
   /// Slots that were returned since the driver was last considered for a call.
   @usableFromInline var usedSinceCall: Int
   @usableFromInline var fault: QueueFault?
   /// The next chain waits for a translation.
   @usableFromInline var isStalled = false
+  /// Our part of the front-end's in-flight area, if it has one.
+  @usableFromInline var inflight: UnsafeMutableRawPointer?
+  /// Where used descriptors are written but for the first: the ring, or with an in-flight region
+  /// memory of our own that has its shape.
+  @usableFromInline var returned: UnsafeMutableRawPointer
+  /// With an in-flight region: where the driver knows used descriptors up to.
+  @usableFromInline var publishedUsed: QueuePosition
 
   static func descriptorBytes(size: Int) -> Int { 16 * size }
   static let eventBytes = 4
@@ -77,7 +86,8 @@ struct PackedRing {
 
   /// Both fields are written with one store, so the driver never sees half a wish.
   @inlinable @inline(__always)
-  func writeDeviceWish(_ event: QueuePosition, flags: UInt16) {
+  mutating func writeDeviceWish(_ event: QueuePosition, flags: UInt16) {
+    unsafe wish = flags
     unsafe deviceEvents.storeRelaxed32(0, UInt32(event.value) | UInt32(flags) &<< 16)
   }
 }

@@ -19,6 +19,8 @@ public struct PackedVirtqueue: Virtqueue, ~Copyable {
   private let memory: GuestMemory
   @usableFromInline let translation: TranslationState
   let log: WriteLog?
+  private let inflight: InflightArea?
+  private let returned: ReturnedDescriptors?
 
   /// Continues where the front-end says that used descriptors go on: every chain that was taken
   /// has been returned, so that is where available ones go on too.  Some front-ends know of the
@@ -45,22 +47,41 @@ public struct PackedVirtqueue: Virtqueue, ~Copyable {
     let start = QueuePosition(
       upper == 0 ? UInt16(truncatingIfNeeded: config.base.rawValue) : upper)
     guard start.slot < size else { throw .baseOutOfRange }
+    var state = unsafe PackedRing(
+      descriptors: descriptors, driverEvents: driverEvents, deviceEvents: deviceEvents,
+      readable: config.readable, writable: config.writable, size: size,
+      eventIdx: config.features.contains(.ringEventIdx),
+      indirect: config.features.contains(.ringIndirectDesc),
+      notifyOnEmpty: config.features.contains(.notifyOnEmpty),
+      logsBuffers: config.log?.buffers ?? false, logsRing: config.log?.usedRing != nil,
+      nextAvail: start, nextUsed: start, heldUsed: 0, heldIndex: -1, usedSinceCall: 0,
+      fault: nil, inflight: nil, returned: descriptors, publishedUsed: start)
+    var returned: ReturnedDescriptors?
+    if let inflight = config.inflight, config.index < inflight.queueCount {
+      guard inflight.entryCount >= size,
+        let region = unsafe inflight.region(of: config.index, .packed)
+      else { throw .noInflightRegion }
+      try unsafe state.recover(region, entries: inflight.entryCount, base: start)
+      let waiting = ReturnedDescriptors(size: size)
+      unsafe state.inflight = region
+      unsafe state.returned = waiting.base
+      returned = waiting
+    } else if unsafe !state.isNoted(start) {
+      throw .impossibleBase
+    }
+    if unsafe state.contradicts(state.nextAvail, inOrder: config.features.contains(.inOrder)) {
+      throw .impossibleBase
+    }
+    unsafe state.notePosition()
     index = config.index
     call = config.call
     error = config.error
     memory = config.memory
     translation = TranslationState(config)
     log = config.log.map { WriteLog($0.log, config.memory) }
-    unsafe ring = HotState(
-      PackedRing(
-        descriptors: descriptors, driverEvents: driverEvents, deviceEvents: deviceEvents,
-        readable: config.readable, writable: config.writable, size: size,
-        eventIdx: config.features.contains(.ringEventIdx),
-        indirect: config.features.contains(.ringIndirectDesc),
-        notifyOnEmpty: config.features.contains(.notifyOnEmpty),
-        logsBuffers: config.log?.buffers ?? false, logsRing: config.log?.usedRing != nil,
-        nextAvail: start, nextUsed: start, heldUsed: 0, heldIndex: -1, usedSinceCall: 0,
-        fault: nil))
+    inflight = config.inflight
+    self.returned = returned
+    unsafe ring = HotState(state)
     // All of it: LOG_ALL and the ring's own flag come one after the other, and between them the
     // ring may have run.
     if config.log?.usedRing != nil {
@@ -117,13 +138,16 @@ public struct PackedVirtqueue: Virtqueue, ~Copyable {
   @inlinable @inline(__always)
   public func push(_ chain: DescriptorChain, length: UInt32) {
     let position = unsafe ring.value.nextUsed
-    let flags = position.returnedFlags | (length > 0 ? PackedDescriptor.write : 0)
+    // NEXT for a successor of ours: see PackedPosition.swift.
+    let flags =
+      position.returnedFlags | (length > 0 ? PackedDescriptor.write : 0)
+      | (chain.slots > 1 ? PackedDescriptor.next : 0)
     let half = UInt64(length) | UInt64(chain.id) &<< 32 | UInt64(flags) &<< 48
     if unsafe ring.value.heldIndex < 0 {
       unsafe ring.value.heldUsed = half
       unsafe ring.value.heldIndex = position.slot
     } else {
-      unsafe ring.value.descriptors.storeRelaxed64(16 &* position.slot &+ 8, half)
+      unsafe ring.value.returned.storeRelaxed64(16 &* position.slot &+ 8, half)
     }
     let slots = Int(chain.slots)
     unsafe ring.value.nextUsed = ring.value.advanced(position, by: slots)
@@ -136,8 +160,13 @@ public struct PackedVirtqueue: Virtqueue, ~Copyable {
   public func publish() {
     let held = unsafe ring.value.heldIndex
     if held < 0 { return }
-    unsafe ring.value.descriptors.release64(16 &* held &+ 8, ring.value.heldUsed)
-    unsafe ring.value.heldIndex = -1
+    unsafe ring.value.notePosition()
+    if let region = unsafe ring.value.inflight {
+      unsafe ring.value.publishTracked(region)
+    } else {
+      unsafe ring.value.descriptors.release64(16 &* held &+ 8, ring.value.heldUsed)
+      unsafe ring.value.heldIndex = -1
+    }
     if unsafe ring.value.logsRing { logPublished(from: held) }
   }
 

@@ -85,6 +85,8 @@ public enum QueueFault: UInt8, Error, Equatable, Sendable, CustomStringConvertib
   case availIndexTooFar
   /// `avail.ring` names a descriptor beyond the table.
   case headOutOfRange
+  /// The descriptors of a packed ring are not what they are when it stands there.
+  case impossibleBase
   /// The in-flight area's regions are too small for this queue.
   case noInflightRegion
   /// The in-flight region says what cannot be.
@@ -101,6 +103,10 @@ public enum QueueFault: UInt8, Error, Equatable, Sendable, CustomStringConvertib
       "a ring address is not aligned (descriptors 16, avail 2 or packed 4, used 4)"
     case .ringNotInMemory: "a ring address is not inside one memory region"
     case .availIndexTooFar: "avail.idx is further ahead than the ring is long"
+    case .impossibleBase:
+      "the packed ring cannot stand where SET_VRING_BASE says; after a crash of its back-end nobody "
+        + "knows where it does: reload the guest's driver or reboot the guest (or use split rings, "
+        + "packed=off, which go on by themselves)"
     case .noInflightRegion:
       "the in-flight area is for queues with fewer entries, or of another ring format"
     case .badInflightRegion:

@@ -114,7 +114,12 @@ public final class PackedDriverQueue: RingDriver {
       freeIds.shuffle(using: &generator)
     }
     chains = Array(repeating: Chain(), count: size)
-    // What an honest history leaves behind: all of it returned, the later part one lap ago.
+    pokeHistory(before: place)
+  }
+
+  /// What an honest history leaves behind: all of it returned, the later part one lap ago.
+  public func pokeHistory(before place: Place) {
+    unsafe deviceEvents.storeRelaxed16(0, UInt16(place.index) | (place.wrap ? 0x8000 : 0))
     let before = Place(index: 0, wrap: !place.wrap)
     for index in 0..<size {
       let flags = index < place.index ? place.returned : before.returned

@@ -1,0 +1,248 @@
+import Glibc
+import Testing
+
+extension SystemTests {
+  /// Either side is killed, again and again, under load; the guest boots once.
+  @Suite("recovery", .enabled(if: Guest.isFetched, Guest.missing))
+  struct Recovery {
+    let wire: Wire
+    init() throws { wire = try Wire() }
+
+    @Test("a daemon that is killed 50 times under load loses no descriptor, and is back within 2 s")
+    func daemonKilled() throws {
+      var daemon = try wire.startDaemon()
+      let guest = try Guest(on: wire, ring: 256)
+      try guest.waitUntilUp(within: 150)
+      let echo = try Echo(on: wire)
+      try guest.load(seconds: 600)
+
+      var gaps: [Double] = []
+      for round in 1...50 {
+        sleep(Double.random(in: 0.1...0.4))
+        daemon.process.send(SIGKILL)
+        let killed = now()
+        _ = try daemon.process.wait(within: 5)
+        let last = echo.status.sent
+        daemon = try wire.startDaemon()
+        try eventually(within: 15, "traffic after kill \(round)", log: daemon.process.log) {
+          echo.status.answered > last
+        }
+        gaps.append(now() - killed)
+      }
+      gaps.sort()
+      print(
+        "kill -9 of the daemon, 50 rounds: traffic again after \(gaps[25]) s (median), "
+          + "\(gaps[49]) s (longest)")
+      #expect(gaps[49] < 2)
+
+      try guest.endLoad()
+      echo.end()
+      // What the rings say: every chain that the driver offered went back once.
+      for (ring, name) in [(0, "receive"), (1, "transmit")] {
+        let indices = try guest.indices(ofRing: ring)
+        let waiting = indices.avail &- indices.used
+        #expect(ring == 0 ? waiting <= 256 : waiting == 0, "\(name): \(indices)")
+      }
+      // What Linux says of a used element that it does not expect.
+      let complaints = try guest.run("dmesg | grep -E \"not a head|out of range|broken\" || true")
+      #expect(complaints.isEmpty)
+      #expect(try guest.ping(count: 20) == 20)
+      #expect(try guest.iperf(toGuest: false) > 1e6)
+      #expect(try guest.iperf(toGuest: true) > 1e6)
+      // An answer may come twice: what a killed daemon had sent, and not yet reported, is sent
+      // again by the next one.
+      print("echoes: \(echo.status)")
+      #expect(echo.status.repeated <= 50 * 64)
+    }
+
+    @Test("packed rings without an in-flight area are not guessed at: a line names the remedy")
+    func packedRings() throws {
+      let first = try wire.startDaemon()
+      let guest = try Guest(on: wire, device: ",packed=on", ring: 256)
+      try guest.waitUntilUp(within: 150)
+      #expect(try guest.hasFeature(34))
+      #expect(try guest.ping(count: 20) == 20)
+      #expect(try guest.iperf(toGuest: true) > 1e6)
+      first.process.send(SIGKILL)
+      _ = try first.process.wait(within: 5)
+
+      let daemon = try wire.startDaemon()
+      let remedy = "reload the guest\u{27}s driver or reboot the guest"
+      try eventually(within: 15, "the remedy is named", log: daemon.process.log) {
+        daemon.complaints.contains { $0.contains(remedy) }
+      }
+      sleep(0.5)
+      // One line for a ring.
+      #expect(daemon.complaints.count { $0.contains(remedy) } <= 2)
+      #expect(daemon.process.isRunning)
+
+      try guest.run("modprobe -r virtio_net && modprobe virtio_net && sleep 1", within: 60)
+      try wire.shell("guest_address", within: 60)
+      #expect(try guest.ping(count: 20) == 20)
+      #expect(try guest.iperf(toGuest: true) > 1e6)
+      #expect(try guest.run("dmesg | grep -E \"not a head|out of range|broken\" || true").isEmpty)
+    }
+
+    @Test("a QEMU that is killed 20 times leaves no descriptor, mapping or thread in the daemon")
+    func frontEndKilled() throws {
+      let daemon = try wire.startDaemon()
+      var idle: (descriptors: Int, mappings: Int)?
+      for round in 1...21 {
+        // Its firmware's driver starts the rings; nothing answers its DHCP.
+        let guest = try Guest(on: wire, boot: .network)
+        try eventually(within: 60, "the rings run in round \(round)", log: daemon.process.log) {
+          daemon.connections >= round && daemon.guestMappings > 0
+        }
+        sleep(Double.random(in: 0...0.3))
+        try guest.wire.shell("guest_kill")
+        try eventually(within: 5, "the guest's memory is unmapped", log: daemon.process.log) {
+          daemon.guestMappings == 0
+        }
+        guard let idle else {
+          sleep(0.3)
+          idle = (daemon.descriptors, daemon.mappings)
+          continue
+        }
+        try eventually(within: 5, "\(idle) again after round \(round)") {
+          daemon.descriptors == idle.descriptors && daemon.mappings == idle.mappings
+        }
+      }
+      // All frames are there: a driver that comes now gets everything.
+      let driver = try wire.startTestpmd("rxonly")
+      try driver.start()
+      let before = try daemon.counter("packets", on: "receive 0")
+      try wire.send(count: 2000, size: 300, perSecond: 2000)
+      try eventually(within: 5, "all frames arrive", log: daemon.process.log) {
+        try daemon.counter("packets", on: "receive 0") >= before + 2000
+      }
+    }
+  }
+}
+
+/// Echo requests from the far end, numbered, 500 a second, and what came back.
+private struct Echo {
+  struct Status: CustomStringConvertible {
+    var sent = 0
+    /// The highest number that came back.
+    var answered = 0
+    var answers = 0
+    /// Answers that had come before.
+    var repeated = 0
+    var description: String { "\(sent) sent, \(answers) answered, \(repeated) twice" }
+  }
+
+  private let file: String
+  private let process: ChildProcess
+
+  init(on wire: Wire) throws {
+    file = wire.folder + "/echo"
+    process = try wire.start(["python3", "-c", Echo.program, file], in: .far, name: "echo")
+    let echo = self
+    try eventually(within: 20, "the guest answers echo requests", log: process.log) {
+      echo.status.answered > 20
+    }
+  }
+
+  var status: Status {
+    let words = contents(of: file).split(separator: " ").compactMap { Int($0) }
+    guard words.count == 4 else { return Status() }
+    return Status(sent: words[0], answered: words[1], answers: words[2], repeated: words[3])
+  }
+
+  func end() { process.end() }
+
+  private static let program = """
+    import os, select, socket, struct, sys, time
+    def checksum(data):
+        total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
+        total = (total >> 16) + (total & 0xffff)
+        return ~(total + (total >> 16)) & 0xffff
+    port = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    port.setblocking(False)
+    status = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY, 0o600)
+    sent = answered = answers = repeated = 0
+    seen = set()
+    due = time.monotonic()
+    while True:
+        wait = due - time.monotonic()
+        if wait <= 0:
+            sent += 1
+            body = struct.pack('!BBHHHI', 8, 0, 0, 0x7778, sent & 0xffff, sent) + bytes(52)
+            body = body[:2] + struct.pack('!H', checksum(body)) + body[4:]
+            try:
+                port.sendto(body, ('10.77.0.2', 0))
+            except OSError:
+                pass
+            due = max(due + 0.002, time.monotonic() - 0.1)
+            continue
+        if select.select([port], [], [], wait)[0]:
+            packet = port.recv(2048)
+            kind, _, _, name, _, number = struct.unpack('!BBHHHI', packet[20:32])
+            if kind != 0 or name != 0x7778:
+                continue
+            answers += 1
+            repeated += number in seen
+            seen.add(number)
+            answered = max(answered, number)
+            os.pwrite(status, b'%d %d %d %d ' % (sent, answered, answers, repeated), 0)
+    """
+}
+
+extension Guest {
+  /// UDP of iperf3 both ways, in the background.
+  fileprivate func load(seconds: Int) throws {
+    try wire.shell(
+      """
+      netns_far iperf3 --server --daemon --pidfile $LAB_DIR/iperf.pid --bind $LAB_FAR_ADDRESS
+      guest_run "iperf3 --client $LAB_FAR_ADDRESS --udp --bitrate 8M --length 1000 --bidir \
+      --time \(seconds) >/dev/null 2>&1 & echo started"
+      """, within: 40)
+  }
+
+  fileprivate func endLoad() throws {
+    try wire.shell(
+      "guest_run 'killall iperf3 || true'; kill $(tr -d '\\0' <$LAB_DIR/iperf.pid); sleep 1",
+      within: 40)
+  }
+
+  /// Both published indices of a split ring, read from the guest's memory by QEMU.
+  fileprivate func indices(ofRing ring: Int) throws -> (avail: UInt16, used: UInt16) {
+    let status = try monitor(
+      "info virtio-queue-status /machine/peripheral/nic/virtio-backend \(ring)")
+    func address(_ name: String) throws -> String {
+      // With the blank: there is a `signalled_used:` too.
+      guard let found = status.firstRange(of: " " + name + ":") else {
+        throw HarnessError("no \(name) in \(status)")
+      }
+      return String(
+        status[found.upperBound...].drop(while: \.isWhitespace).prefix { !$0.isWhitespace })
+    }
+    func index(_ ring: String) throws -> UInt16 {
+      let words = try monitor("xp /1hx \(try address(ring))+2").split(
+        whereSeparator: \.isWhitespace)
+      guard let last = words.last(where: { $0.hasPrefix("0x") }),
+        let value = UInt16(last.dropFirst(2), radix: 16)
+      else { throw HarnessError("no index in \(words)") }
+      return value
+    }
+    return (try index("avail"), try index("used"))
+  }
+
+  /// What QEMU's monitor answers.
+  private func monitor(_ command: String) throws -> String {
+    try wire.shell(
+      """
+      exec {from}<>"$GUEST_DIR/monitor.out"
+      while read -t 0.2 -u "$from" -r line; do :; done
+      guest_monitor '\(command)'
+      while read -t 1 -u "$from" -r line; do echo "$line"; done
+      """)
+  }
+}
+
+extension Daemon {
+  /// All of its mappings.
+  fileprivate var mappings: Int {
+    contents(of: "/proc/\(process.pid)/maps").utf8.count { $0 == UInt8(ascii: "\n") }
+  }
+}
