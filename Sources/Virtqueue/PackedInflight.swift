@@ -67,9 +67,14 @@ extension PackedRing {
   mutating func publishTracked(_ region: UnsafeMutableRawPointer) {
     let start = unsafe publishedUsed
     let end = unsafe nextUsed
-    var slots = end.slot - start.slot
-    if start.value & QueuePosition.wrapBit != end.value & QueuePosition.wrapBit {
-      unsafe slots += size
+    let slots = unsafe unpublishedSlots
+    unsafe unpublishedSlots = 0
+    // Only a head has to be offered: chains of a hostile driver may overlap and fill more than a
+    // lap.  The region has no entries for that.
+    guard unsafe slots <= size else {
+      unsafe fault = .chainWithoutEnd
+      unsafe heldIndex = -1
+      return
     }
     unsafe copyBatch(from: start, slots: slots, to: region)
     sharedStoreOrder()

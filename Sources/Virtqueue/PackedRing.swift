@@ -55,6 +55,8 @@ struct PackedRing {
   @usableFromInline var returned: UnsafeMutableRawPointer
   /// With an in-flight region: where the driver knows used descriptors up to.
   @usableFromInline var publishedUsed: QueuePosition
+  /// The same: slots that were returned since then, which may be more than a lap.
+  @usableFromInline var unpublishedSlots = 0
 
   static func descriptorBytes(size: Int) -> Int { 16 * size }
   static let eventBytes = 4

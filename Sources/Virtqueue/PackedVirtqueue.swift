@@ -152,6 +152,7 @@ public struct PackedVirtqueue: Virtqueue, ~Copyable {
     let slots = Int(chain.slots)
     unsafe ring.value.nextUsed = ring.value.advanced(position, by: slots)
     unsafe ring.value.usedSinceCall &+= slots
+    unsafe ring.value.unpublishedSlots &+= slots
   }
 
   /// Release: the driver sees the other used descriptors, and what was written into the buffers,

@@ -44,6 +44,29 @@ struct PackedChainTests {
     try Rig(size: 6, features: format, start: start)
   }
 
+  // Only a head has to be offered; the rest of a chain may be descriptors of the one before.
+  @Test(
+    "chains that overlap stop a ring with an in-flight region, and nothing else is written",
+    arguments: [0, 3] as [UInt16])
+  func overlap(start: UInt16) throws {
+    let rig = try Rig(size: 4, features: format, start: start)
+    let region = try InflightFixture(.packed, queues: 2, entries: 4)
+    var config = rig.ring.config(memory: rig.memory)
+    config.inflight = try region.area()
+    rig.device = try AnyVirtqueue(activating: config)
+    // From 0: two descriptors, then four, of which two are those.  From 3: three, then four.
+    let ends = start == 0 ? 1 : 2
+    rig.packed.pokeChain(
+      (0..<4).map { RawPackedDescriptor(0, 8, flags: $0 == ends ? 0 : next) },
+      at: rig.packed.availPlace)
+    #expect(rig.skip(2).count == 2)
+    rig.giveBack(2)
+    #expect(rig.device.fault == .chainWithoutEnd)
+    #expect(rig.device.availableChains(1) == 0)
+    let second = region.bytes / 2
+    #expect(stride(from: second, to: region.bytes, by: 8).allSatisfy { region[word: $0] == 0 })
+  }
+
   @Test("a malformed packed chain is followed to its end and goes back whole")
   func malformed() throws {
     let ok = RawPackedDescriptor(0, 8, flags: next)
