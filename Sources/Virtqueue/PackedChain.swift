@@ -6,7 +6,8 @@
 // within a lap stops the queue, since nobody could say where the next chain begins.
 //
 // The descriptors of an indirect table come one after the other; WRITE is the only flag they have,
-// and others are ignored.
+// and others are ignored.  DPDK's driver marks all of them so, also those of what it transmits, so
+// where the device only reads, the mark is no defect.
 //
 // Hostile: every field, at every moment; see DescriptorChain.swift.
 public import GuestMemory
@@ -115,8 +116,9 @@ extension PackedVirtqueue {
     while offset < Int(length) {
       let entry = unsafe PackedDescriptor(at: run.base + offset)
       if (entry.flags & PackedDescriptor.write != 0) != writable {
-        if !list.turn(toWritable: !writable) { return .wrongDirection }
-        writable = true
+        if list.turn(toWritable: !writable) { writable = true } else if writable {
+          return .wrongDirection
+        }
       }
       if let defect = list.add(entry.address, entry.length, of: buffers(writable)) {
         return defect
@@ -141,8 +143,9 @@ extension PackedVirtqueue {
       if unsafe run.length < 16 { return list.unmapped(address, .none) }
       let entry = unsafe PackedDescriptor(at: run.base)
       if (entry.flags & PackedDescriptor.write != 0) != writable {
-        if !list.turn(toWritable: !writable) { return .wrongDirection }
-        writable = true
+        if list.turn(toWritable: !writable) { writable = true } else if writable {
+          return .wrongDirection
+        }
       }
       if let defect = list.add(entry.address, entry.length, of: buffers(writable)) {
         return defect

@@ -42,7 +42,7 @@ struct PackedRing {
   @usableFromInline var heldUsed: UInt64
   @usableFromInline var heldIndex: Int
   /// The flags that we wrote last into the device's event structure.
-  @usableFromInline var wish: UInt16 = PackedEvents.disabled
+  @usableFromInline var wish: UInt16 = 0
   /// Slots that were returned since the driver was last considered for a call.
   @usableFromInline var usedSinceCall: Int
   @usableFromInline var fault: QueueFault?

@@ -74,17 +74,18 @@ public struct PackedChainModel {
       }
       let entry = RawPackedDescriptor(
         integer(0..<8), UInt32(integer(8..<12)), flags: UInt16(integer(14..<16)))
-      if let defect = add(entry, writable: writable, &runs) { return defect }
+      if let defect = add(entry, writable: writable, inTable: true, &runs) { return defect }
     }
     return nil
   }
 
   private func add(
-    _ descriptor: RawPackedDescriptor, writable: Bool, _ runs: inout [ChainModel.Run]
+    _ descriptor: RawPackedDescriptor, writable: Bool, inTable: Bool = false,
+    _ runs: inout [ChainModel.Run]
   ) -> ChainDefect? {
-    guard (descriptor.flags & DescriptorFlags.write != 0) == writable else {
-      return .wrongDirection
-    }
+    let isWritable = descriptor.flags & DescriptorFlags.write != 0
+    // Some drivers mark the entries of every table.
+    guard isWritable == writable || (inTable && !writable) else { return .wrongDirection }
     var address = descriptor.address
     var left = UInt64(descriptor.length)
     while left > 0 {
