@@ -91,7 +91,9 @@ var targets: [Target] = [
   tests("GuestMemory", ["GuestDriver", "SharedRing", "Linux", "CLinux"]),
   tests(
     "Virtqueue",
-    ["GuestDriver", "RuntimeCounters", "StoreSteps", "GuestMemory", "SharedRing", "Linux"]),
+    [
+      "GuestDriver", "RuntimeCounters", "StoreSteps", "GuestMemory", "SharedRing", "Linux", "CLinux",
+    ]),
   tests("VhostUser", ["GuestDriver", "Virtqueue", "GuestMemory", "Linux", "CLinux"]),
   tests("AFXDP", ["SharedRing", "Linux", "CLinux"]),
   tests("HostPort", ["AFXDP", "Packet", "SharedRing", "Linux", "CLinux", "CBPF"]),
