@@ -100,7 +100,8 @@ extension BackEnd {
     guard let misses = iotlb?.misses else { return }
     misses.drain(ask)
     guard channel != nil else { return }
-    while true {
+    // The rest is reported again: a front-end must not keep the control thread for itself.
+    for _ in 0..<64 {
       switch channel!.receive() {
       case .reply(to: let request, _) where request != BackEndRequest.iotlbRequest:
         inband?.takeReply()

@@ -193,7 +193,8 @@ enum RequestTable {
       29, "POSTCOPY_LISTEN", requires: .negotiated(.pagefault), quiesces: .everyRing,
       .empty { back throws(VhostUserError) in try back.listenPostcopy() }),
     RequestRow(
-      30, "POSTCOPY_END", requires: .negotiated(.pagefault), refusal: .reply(.number(1)),
+      30, "POSTCOPY_END", requires: .negotiated(.pagefault), quiesces: .everyRing,
+      refusal: .reply(.number(1)),
       .empty { $0.endPostcopy() }),
     // An area of size zero says that there is none.
     RequestRow(

@@ -116,7 +116,9 @@ extension PackedVirtqueue {
     while offset < Int(length) {
       let entry = unsafe PackedDescriptor(at: run.base + offset)
       if (entry.flags & PackedDescriptor.write != 0) != writable {
-        if list.turn(toWritable: !writable) { writable = true } else if writable {
+        if list.turn(toWritable: !writable) {
+          writable = true
+        } else if writable {
           return .wrongDirection
         }
       }
@@ -143,7 +145,9 @@ extension PackedVirtqueue {
       if unsafe run.length < 16 { return list.unmapped(address, .none) }
       let entry = unsafe PackedDescriptor(at: run.base)
       if (entry.flags & PackedDescriptor.write != 0) != writable {
-        if list.turn(toWritable: !writable) { writable = true } else if writable {
+        if list.turn(toWritable: !writable) {
+          writable = true
+        } else if writable {
           return .wrongDirection
         }
       }
