@@ -90,7 +90,8 @@ final class CommandTests {
       Issue.record("taken")
       return
     }
-    // And packets have buffers of one kind only, as ever.
+    // And packets have buffers of one kind only, as ever; but see PackedChain.swift on tables.
+    if features.contains(.ringPacked), direct == 0 { return }
     rig.ring.add([buffer(rig, 3), buffer(rig, 1, writable: true)], direct: direct)
     rig.ring.publish()
     guard case .malformed(_, .wrongDirection) = rig.look() else {
