@@ -92,7 +92,8 @@ var targets: [Target] = [
   tests(
     "Virtqueue",
     [
-      "GuestDriver", "RuntimeCounters", "StoreSteps", "GuestMemory", "SharedRing", "Linux", "CLinux",
+      "GuestDriver", "RuntimeCounters", "StoreSteps", "GuestMemory", "SharedRing", "Linux",
+      "CLinux",
     ]),
   tests("VhostUser", ["GuestDriver", "Virtqueue", "GuestMemory", "Linux", "CLinux"]),
   tests("AFXDP", ["SharedRing", "Linux", "CLinux"]),

@@ -28,6 +28,7 @@
 #   guest_reboot                resets the machine, as a guest's own reboot does; then guest_wait
 #   guest_command_line          prints the kernel's command line
 #   guest_monitor COMMAND       gives QEMU's monitor a command, such as "set_link nic off"
+#   guest_ask COMMAND           the same, and prints what the monitor answers
 #   guest_pid                   prints QEMU's process id; fails when it does not run
 #   guest_stop                  ends QEMU in order, then by force; never fails
 #   guest_kill                  ends QEMU with SIGKILL, as a crash would
@@ -182,6 +183,16 @@ guest_monitor() {
   exec {to}<>"$GUEST_DIR/monitor.in"
   printf '%s\n' "$*" >&"$to"
   exec {to}>&-
+}
+
+# What came before is left out; the monitor's answer ends when nothing follows.
+guest_ask() {
+  local to from line
+  exec {to}<>"$GUEST_DIR/monitor.in" {from}<>"$GUEST_DIR/monitor.out"
+  while IFS= read -r -t 0.1 -u "$from" line; do :; done
+  printf '%s\n' "$*" >&"$to"
+  while IFS= read -r -t 0.5 -u "$from" line; do printf '%s\n' "$line"; done
+  exec {to}>&- {from}>&-
 }
 
 guest_stop() {
