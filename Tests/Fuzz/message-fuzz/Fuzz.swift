@@ -40,7 +40,9 @@ private final class CheckingDevice: Device {
   var running: Set<Int> = []
 
   var offeredFeatures: VirtioFeatures {
-    [.version1, .anyLayout, .mrgRxbuf, .ringEventIdx, .accessPlatform, .ringPacked]
+    [
+      .version1, .anyLayout, .mrgRxbuf, .ringEventIdx, .accessPlatform, .ringPacked, .logAll,
+    ]
   }
   var queuePairCount: Int { 2 }
   var maximumMTU: Int { 1500 }
@@ -53,6 +55,8 @@ private final class CheckingDevice: Device {
     precondition(running.insert(config.index).inserted, "started twice")
     precondition(config.size > 0 && config.size <= 32768)
     _ = unsafe config.memory.ring(at: config.descriptorTable, length: config.size * 16)
+    // What a ring does that writes, wherever the log ends.
+    config.log?.log.view.mark(config.log?.usedRing?.value ?? 0, length: 4 + 8 * config.size)
     // A ring behind an IOMMU is mapped when it starts.
     if let translation = config.translation {
       for part in config.ringParts {
