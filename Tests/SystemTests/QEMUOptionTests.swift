@@ -8,10 +8,13 @@ extension SystemTests {
       var ring = 1024
       /// The MTU that host_mtu in `device` says, and the wire has if it is a larger one.
       var mtu = 1500
+      var kernel = ""
       /// Feature bits that the guest must have because of it, and must not have.
       var with: [Int] = []
       var without: [Int] = []
-      var testDescription: String { "ring of \(ring)\(device)" }
+      var testDescription: String {
+        "ring of \(ring)\(device)\(kernel.isEmpty ? "" : ", Linux \(kernel)")"
+      }
 
       static let all = [
         Row(ring: 256),
@@ -19,6 +22,13 @@ extension SystemTests {
           device: ",host_mtu=1400,guest_announce=off", ring: 512, mtu: 1400, with: [3],
           without: [21]),
         Row(device: ",host_mtu=9000,mrg_rxbuf=off", mtu: 9000, with: [3], without: [15]),
+        Row(device: ",packed=on", with: [15, 28, 29, 34]),
+        Row(device: ",packed=on,event_idx=off", ring: 256, with: [15, 28, 34], without: [29]),
+        Row(
+          device: ",packed=on,mrg_rxbuf=off,indirect_desc=off", with: [29, 34],
+          without: [15, 28]),
+        Row(device: ",packed=on,host_mtu=9000", mtu: 9000, with: [3, 15, 34]),
+        Row(device: ",in_order=on,packed=on", kernel: "newest", with: [34, 35]),
       ]
     }
 
@@ -26,7 +36,7 @@ extension SystemTests {
     func row(_ row: Row) throws {
       let wire = try Wire(mtu: max(row.mtu, 1500))
       let daemon = try wire.startDaemon()
-      let guest = try Guest(on: wire, device: row.device, ring: row.ring)
+      let guest = try Guest(on: wire, device: row.device, ring: row.ring, kernel: row.kernel)
       try guest.waitUntilUp()
       for feature in row.with + row.without {
         let has = try guest.hasFeature(feature)
