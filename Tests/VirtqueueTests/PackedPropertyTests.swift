@@ -219,7 +219,8 @@ struct PackedPropertyTests {
     stop.signal()
     writer.join()
     #expect(taken > 100)
-    #expect(faults > 0)
+    // A packed ring stops only for a chain through all of it, which chance seldom writes.
+    if !features.contains(.ringPacked) { #expect(faults > 0) }
   }
 }
 
