@@ -6,9 +6,16 @@ import Virtqueue
 
 func runPacked(_ guest: Guest, _ driver: PackedDriverQueue, _ input: UnsafeRawBufferPointer) {
   let capacity = unsafe [1, 4, 64, 256][Int(input[1]) % 4]
-  unsafe guest.load(UnsafeRawBufferPointer(rebasing: input[4...]))
   let start = unsafe PackedDriverQueue.Place(
     index: Int(input[2]) % driver.size, wrap: input[3] & 1 == 0)
+  // A ring that cannot stand where it is said to is refused; what follows may be anything.
+  driver.pokeHistory(before: start)
+  var config = driver.config(memory: guest.memory)
+  config.base = VringBase(packed: start.position, used: start.position)
+  guard let queue = try? AnyVirtqueue(activating: config) else {
+    fatalError("a good configuration was refused")
+  }
+  unsafe guest.load(UnsafeRawBufferPointer(rebasing: input[4...]))
   // Without this hardly any input would offer a chain.
   var place = start
   for _ in 0..<(unsafe Int(input[3] >> 1) % (driver.size + 1)) {
@@ -16,11 +23,6 @@ func runPacked(_ guest: Guest, _ driver: PackedDriverQueue, _ input: UnsafeRawBu
     descriptor.flags = descriptor.flags & 0x7f7f | place.offered
     driver.pokeDescriptor(place.index, descriptor)
     place.advance(1, in: driver.size)
-  }
-  var config = driver.config(memory: guest.memory)
-  config.base = VringBase(packed: start.position, used: start.position)
-  guard let queue = try? AnyVirtqueue(activating: config) else {
-    fatalError("a good configuration was refused")
   }
   let model = PackedChainModel(driver, capacity: capacity)
   let readable = DeviceReadableBuffers(capacity: capacity)
