@@ -15,21 +15,15 @@ extension PackedVirtqueue {
 
   @inline(never) @usableFromInline
   func logBuffers(_ buffers: borrowing DeviceWritableBuffers, length: Int) {
-    switch log {
-    case .some(let log): buffers.list.mark(length, in: log)
-    case .none: break
-    }
+    buffers.list.mark(length, in: log)
   }
 
   public func didAnswer(_ command: borrowing CommandBuffers) {
-    guard unsafe ring.value.logsBuffers else { return }
-    switch log {
-    case .some(let log): command.markAnswer(in: log)
-    case .none: break
-    }
+    if unsafe ring.value.logsBuffers { command.markAnswer(in: log) }
   }
 
-  /// The used descriptors from `first` on, up to where the next one goes.
+  /// The used descriptors from `first` on, up to where the next one goes, and the note of that
+  /// position (PackedPosition.swift).
   @inline(never) @usableFromInline
   func logPublished(from first: Int) {
     let end = unsafe ring.value.nextUsed.slot
@@ -39,25 +33,16 @@ extension PackedVirtqueue {
       logDescriptors(first, count: size &- first)
       logDescriptors(0, count: end)
     }
-    switch log {
-    case .some(let log): log.signal()
-    case .none: break
-    }
+    logNotification()
+    log.signal()
   }
 
   func logDescriptors(_ first: Int, count: Int) {
-    switch log {
-    case .some(let log):
-      unsafe log.mark(ring.value.descriptors + 16 &* first, length: 16 &* count)
-    case .none: break
-    }
+    unsafe log.mark(ring.value.descriptors + 16 &* first, length: 16 &* count)
   }
 
   @inline(never) @usableFromInline
   func logNotification() {
-    switch log {
-    case .some(let log): unsafe log.mark(ring.value.deviceEvents, length: PackedRing.eventBytes)
-    case .none: break
-    }
+    unsafe log.mark(ring.value.deviceEvents, length: PackedRing.eventBytes)
   }
 }

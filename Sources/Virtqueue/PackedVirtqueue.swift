@@ -18,7 +18,7 @@ public struct PackedVirtqueue: Virtqueue, ~Copyable {
   /// Keeps the mappings that `ring` points into.
   private let memory: GuestMemory
   @usableFromInline let translation: TranslationState
-  let log: WriteLog?
+  let log: WriteLog
   private let inflight: InflightArea?
   private let returned: ReturnedDescriptors?
 
@@ -78,7 +78,7 @@ public struct PackedVirtqueue: Virtqueue, ~Copyable {
     error = config.error
     memory = config.memory
     translation = TranslationState(config)
-    log = config.log.map { WriteLog($0.log, config.memory) }
+    log = WriteLog(config.log?.log, config.memory)
     inflight = config.inflight
     self.returned = returned
     unsafe ring = HotState(state)

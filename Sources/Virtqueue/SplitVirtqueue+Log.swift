@@ -11,18 +11,11 @@ extension SplitVirtqueue {
 
   @inline(never) @usableFromInline
   func logBuffers(_ buffers: borrowing DeviceWritableBuffers, length: Int) {
-    switch log {
-    case .some(let log): buffers.list.mark(length, in: log)
-    case .none: break
-    }
+    buffers.list.mark(length, in: log)
   }
 
   public func didAnswer(_ command: borrowing CommandBuffers) {
-    guard unsafe ring.value.logsBuffers else { return }
-    switch log {
-    case .some(let log): command.markAnswer(in: log)
-    case .none: break
-    }
+    if unsafe ring.value.logsBuffers { command.markAnswer(in: log) }
   }
 
   /// The used elements since the last time, and the index that publishes them.
@@ -37,10 +30,7 @@ extension SplitVirtqueue {
     // At the end of the ring they go on at its start.
     logUsed(4, length: 8 &* min(count &- beforeEnd, size))
     logUsed(2, length: 2)
-    switch log {
-    case .some(let log): log.signal()
-    case .none: break
-    }
+    log.signal()
   }
 
   /// Flags and avail_event, whichever of them was written.
@@ -55,11 +45,6 @@ extension SplitVirtqueue {
 
   /// `length` bytes were written at byte `offset` of the used ring.
   func logUsed(_ offset: Int, length: Int) {
-    switch log {
-    case .some(let log):
-      unsafe log.mark(
-        GuestAddress(ring.value.loggedRing.value &+ UInt64(offset)), length: length)
-    case .none: break
-    }
+    unsafe log.mark(GuestAddress(ring.value.loggedRing.value &+ UInt64(offset)), length: length)
   }
 }

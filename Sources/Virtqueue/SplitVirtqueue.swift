@@ -16,7 +16,7 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
   private let memory: GuestMemory
   private let inflight: InflightArea?
   @usableFromInline let translation: TranslationState
-  let log: WriteLog?
+  let log: WriteLog
 
   /// Continues at used->idx, which tells what was completed even when the process that ran the
   /// ring before was killed.
@@ -62,7 +62,7 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
     memory = config.memory
     inflight = config.inflight
     translation = TranslationState(config)
-    log = config.log.map { WriteLog($0.log, config.memory) }
+    log = WriteLog(config.log?.log, config.memory)
     unsafe state.loggedUsed = state.nextUsed
     unsafe ring = HotState(state)
     // All of it: LOG_ALL and the ring's own flag come one after the other, and between them the

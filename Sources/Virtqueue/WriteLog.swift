@@ -30,22 +30,23 @@ public struct RingLog: Sendable {
 
 @safe
 struct WriteLog: ~Copyable {
+  /// Nil while no guest migrates; then marks go nowhere.
+  private let log: DirtyLog?
+  private let view: DirtyLogView?
   struct Region: BitwiseCopyable {
     let base: UInt
     let size: UInt
     let guest: UInt64
   }
 
-  let log: DirtyLog
-  private let view: DirtyLogView
   /// By host address.
   private let regions: FixedBuffer<Region>
   private let isNew = HotState(false)
 
-  init(_ log: DirtyLog, _ memory: GuestMemory) {
+  init(_ log: DirtyLog?, _ memory: GuestMemory) {
     self.log = log
-    view = log.view
-    let sorted = memory.regions.map { region in
+    view = log?.view
+    let sorted = (log == nil ? [] : memory.regions).map { region in
       Region(
         base: unsafe UInt(bitPattern: region.base), size: UInt(region.description.size),
         guest: region.description.guest.value)
@@ -78,13 +79,13 @@ struct WriteLog: ~Copyable {
 
   /// `length` bytes were written at guest address `address`.
   func mark(_ address: GuestAddress, length: Int) {
-    if view.mark(address.value, length: length) { isNew.value = true }
+    if let view, view.mark(address.value, length: length) { isNew.value = true }
   }
 
   /// Tells the front-end, if it wants to hear of that, that pages are marked which were not.
   func signal() {
     guard isNew.value else { return }
     isNew.value = false
-    log.signal()
+    log?.signal()
   }
 }

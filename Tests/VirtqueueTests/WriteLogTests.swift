@@ -13,9 +13,9 @@ struct WriteLogTests {
 
   /// A queue whose writes are logged; the rings are in the first region, buffers where the test
   /// wants them.
-  private final class Logged {
+  private final class Logged<Driver: RingDriver> {
     let ram: GuestRAM
-    let driver: DriverQueue
+    let driver: Driver
     let device: AnyVirtqueue
     let event: EventDescriptor
     private let bits: Mapping
@@ -23,10 +23,10 @@ struct WriteLogTests {
     /// - Parameter ringAt: what SET_VRING_ADDR says of the used ring; nil: it is not logged.
     init(
       buffers: Bool = true, ringAt: GuestAddress? = nil, logsRing: Bool = true,
-      features: VirtioFeatures = WriteLogTests.features, size: Int = 256
+      usedRing: (Driver) -> GuestAddress, _ makeDriver: (GuestRAM) -> Driver
     ) throws {
       ram = try GuestRAM([(0, 1 << 20), (1 << 24, 1 << 20)])
-      driver = DriverQueue(in: ram, size: size, features: features)
+      driver = makeDriver(ram)
       event = try EventDescriptor()
       let file = OwnedDescriptor(
         adopting: try checkedCall { unsafe memfd_create("log", UInt32(MFD_CLOEXEC)) })
@@ -36,7 +36,7 @@ struct WriteLogTests {
       let log = try DirtyLog(file, offset: 0, size: 4096, event: event)
       var config = driver.config(memory: try ram.memory())
       config.log = RingLog(
-        log, buffers: buffers, usedRing: logsRing ? ringAt ?? driver.usedRing : nil)
+        log, buffers: buffers, usedRing: logsRing ? ringAt ?? usedRing(driver) : nil)
       device = try AnyVirtqueue(activating: config)
     }
 
@@ -68,11 +68,20 @@ struct WriteLogTests {
     }
   }
 
+  private func split(
+    buffers: Bool = true, ringAt: GuestAddress? = nil, logsRing: Bool = true,
+    features: VirtioFeatures = WriteLogTests.features, size: Int = 256
+  ) throws -> Logged<DriverQueue> {
+    try Logged(buffers: buffers, ringAt: ringAt, logsRing: logsRing, usedRing: \.usedRing) {
+      DriverQueue(in: $0, size: size, features: features)
+    }
+  }
+
   private func page(_ address: GuestAddress) -> Int { Int(address.value / 4096) }
 
   @Test("the whole used ring is marked when logging begins: it may have been written just before")
   func atStart() throws {
-    let queue = try Logged(size: 1024)
+    let queue = try split(size: 1024)
     let first = page(queue.driver.usedRing)
     let last = page(GuestAddress(queue.driver.usedRing.value + 4 + 8 * 1024 + 1))
     #expect(queue.takePages() == Array(first...last))
@@ -80,7 +89,7 @@ struct WriteLogTests {
 
   @Test("written bytes of buffers are marked, wherever the chain is cut, and no others")
   func buffers() throws {
-    let queue = try Logged(logsRing: false)
+    let queue = try split(logsRing: false)
     #expect(queue.takePages() == [])
     let high = 1 << 24
     func buffer(_ address: Int, _ length: UInt32) -> DriverQueue.Buffer {
@@ -101,7 +110,7 @@ struct WriteLogTests {
   func usedRing() throws {
     // Beyond guest memory: only the log has to reach so far.
     let claimed = GuestAddress(0x123_0000)
-    let queue = try Logged(buffers: false, ringAt: claimed, size: 2048)
+    let queue = try split(buffers: false, ringAt: claimed, size: 2048)
     let first = page(claimed)
     #expect(queue.takePages() == Array(first...first + 4))
     let buffer = DriverQueue.Buffer(queue.ram.allocate(64), 64, writable: true)
@@ -129,7 +138,7 @@ struct WriteLogTests {
 
   @Test("what asks for kicks is marked", arguments: [true, false])
   func notification(eventIdx: Bool) throws {
-    let queue = try Logged(
+    let queue = try split(
       features: eventIdx ? WriteLogTests.features.union(.ringEventIdx) : WriteLogTests.features,
       size: 2048)
     _ = queue.takePages()
@@ -140,9 +149,28 @@ struct WriteLogTests {
     #expect(queue.takePages().isEmpty == eventIdx)
   }
 
+  @Test("a packed ring marks the used descriptors and the note of where it stands, each time")
+  func packed() throws {
+    // So large that the device's event structure is on another page than the first descriptors.
+    let queue = try Logged(buffers: false, usedRing: \.deviceArea) {
+      PackedDriverQueue(in: $0, size: 512, features: WriteLogTests.features.union(.ringPacked))
+    }
+    let descriptors = page(queue.driver.descriptorRing)
+    let note = page(queue.driver.deviceArea)
+    #expect(queue.takePages() == Array(descriptors...note))
+    #expect(note > descriptors)
+    let buffer = DriverQueue.Buffer(queue.ram.allocate(64), 64, writable: true)
+    for _ in 0..<3 {
+      try queue.receive([buffer], count: 1)
+      #expect(queue.takePages() == [], "not before they are published")
+      queue.device.publish()
+      #expect(queue.takePages() == [descriptors, note])
+    }
+  }
+
   @Test("the front-end's event is written when pages were marked that were not")
   func event() throws {
-    let queue = try Logged()
+    let queue = try split()
     let buffer = DriverQueue.Buffer(queue.ram.allocate(64), 64, writable: true)
     _ = queue.event.drain()
     _ = queue.takePages()
