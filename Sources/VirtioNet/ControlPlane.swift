@@ -102,7 +102,8 @@ final class ControlPlane {
     let queue: ControlQueue
     do throws(QueueFault) { queue = try ControlQueue(config) } catch { return "\(error)" }
     if let kick = queue.kickDescriptor {
-      do throws(Errno) { try epoll.add(kick, .readable, tag: 1) } catch {
+      // Each change once: a descriptor that is readable for ever must not keep the thread busy.
+      do throws(Errno) { try epoll.add(kick, [.readable, .edge], tag: 1) } catch {
         return "its kick descriptor cannot be watched: \(error)"
       }
     }
@@ -138,6 +139,8 @@ final class ControlPlane {
   func serve(
     perform: (ControlCommand) -> Bool, refused: (ControlCommand.Refusal, [UInt8]) -> Void
   ) {
+    // Takes the kick.
+    epoll.wait(milliseconds: 0) { _, _ in }
     again.drain()
     guard let queue else { return }
     if queue.serve(perform: perform, refused: refused) { again.signal() }

@@ -1,5 +1,6 @@
 // Configuration space and control queue, with a front-end that forwards them: what a driver says,
 // and what becomes of packets.
+import Glibc
 import GuestDriver
 import GuestMemory
 import HostPort
@@ -327,10 +328,7 @@ struct ControlQueueTests {
     "commands of a split and of a packed ring are answered",
     arguments: [[], .ringPacked] as [VirtioFeatures])
   func formats(format: VirtioFeatures) throws {
-    let device = try NetDevice(
-      port: NullPort(queueCount: 1), queuePairs: 1, cpus: [],
-      control: ControlOptions(address: own)
-    ) { _ in }
+    let device = try unserved()
     defer { device.stop() }
     let ram = try GuestRAM(bytes: 1 << 20)
     let features = format.union([.version1, .ringIndirectDesc, .ctrlVq, .ctrlRx])
@@ -355,6 +353,33 @@ struct ControlQueueTests {
       #expect(ram.read(answer, count: 1) == [ok])
       #expect(device.controlState?.receive.promiscuous == (round & 1 == 1))
     }
+    #expect(device.stopQueue(2) != nil)
+  }
+
+  /// Its control queue is served when the test says so.
+  private func unserved() throws -> NetDevice {
+    try NetDevice(
+      port: NullPort(queueCount: 1), queuePairs: 1, cpus: [],
+      control: ControlOptions(address: own)
+    ) { _ in }
+  }
+
+  @Test("a kick descriptor that is readable for ever does not keep the control thread busy")
+  func hungUp() throws {
+    let device = try unserved()
+    defer { device.stop() }
+    let ram = try GuestRAM(bytes: 1 << 20)
+    let features: VirtioFeatures = [.version1, .ctrlVq, .ctrlRx]
+    let driver = DriverQueue(in: ram, size: 16, features: features)
+    let (kick, other) = try FrontEndSocket.pair()
+    close(other)
+    let hungUp = EventDescriptor(adopting: OwnedDescriptor(adopting: kick))
+    device.negotiate(features)
+    device.startQueue(driver.config(index: 2, memory: try ram.memory(), kick: hungUp))
+    var poller = pollfd(fd: device.controlDescriptor!, events: Int16(POLLIN), revents: 0)
+    #expect(unsafe poll(&poller, 1, 0) == 1)
+    device.serveControlQueue()
+    #expect(unsafe poll(&poller, 1, 0) == 0)
     #expect(device.stopQueue(2) != nil)
   }
 }
