@@ -1,31 +1,32 @@
-// A part of a file that a peer shared with us, mapped: guest memory, the log of written pages.
+// A part of a file that a peer shared with us, mapped: guest memory, the log of written pages, the
+// in-flight area.
 //
 // Hostile: where it says that the part lies, and the file itself.  The file is asked for its size
 // first: a mapping beyond the end of a file answers with SIGBUS much later, in the data path.  If
 // the file is cut afterwards, zeros of our own take the place of what is gone.
+public import Linux
 import CLinux
 import Glibc
-import Linux
 
 /// Why a part of a file could not be mapped.
-enum FileWindowError: Error, Equatable {
+public enum FileWindowError: Error, Equatable, Sendable {
   case overflow
   case beyondFile(size: UInt64)
   case notMapped(Errno)
 }
 
 @safe
-final class FileWindow: Sendable {
+public final class FileWindow: Sendable {
   private let mapping: Mapping
   /// Bytes of the mapping before the part: its offset need not be page aligned.
   private let lead: Int
   /// Bytes, at least 1.
-  let length: Int
+  public let length: Int
 
   /// - Parameters:
   ///   - offset: where the part starts in the file, in bytes.
   ///   - length: its bytes, at least 1.
-  init(
+  public init(
     _ file: borrowing OwnedDescriptor, offset: UInt64, length: UInt64
   ) throws(FileWindowError) {
     let (end, overflow) = offset.addingReportingOverflow(length)
@@ -59,7 +60,7 @@ final class FileWindow: Sendable {
   deinit { unsafe clinux_unguard_memory(mapping.base) }
 
   /// First byte of the part in this process.
-  var base: UnsafeMutableRawPointer { unsafe mapping.base + lead }
+  public var base: UnsafeMutableRawPointer { unsafe mapping.base + lead }
   /// All that is mapped: whole pages around the part.
   var pages: UnsafeMutableRawBufferPointer {
     unsafe UnsafeMutableRawBufferPointer(start: mapping.base, count: mapping.length)

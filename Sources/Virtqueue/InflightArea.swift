@@ -9,8 +9,7 @@
 // Hostile: the front-end may write the area at any time.  Shape and headers are checked here once;
 // what recovery needs of a region is read once and checked where it is used.
 public import Linux
-import CLinux
-import Glibc
+import GuestMemory
 import SharedRing
 
 /// What a region looks like; it follows from the format of the rings.
@@ -76,9 +75,7 @@ public final class InflightArea: Sendable {
   public let queueCount: Int
   /// Entries of each region.
   public let entryCount: Int
-  private let byteCount: Int
-  private let mapping: Mapping
-  private let lead: Int
+  private let window: FileWindow
 
   /// Maps the area that lies at `offset` of a file.
   /// - Parameters:
@@ -91,34 +88,24 @@ public final class InflightArea: Sendable {
     try InflightArea.check(queueCount: queueCount, entryCount: entryCount, mostQueues: mostQueues)
     let needed = format.areaBytes(queues: queueCount, entries: entryCount)
     guard size >= UInt64(needed) else { throw .tooSmall(size: size, needed: needed) }
-    guard offset % 8 == 0, offset < UInt64(Int.max) else { throw .offset(offset) }
-    var status = stat()
-    do throws(Errno) {
-      let raw = file.raw
-      try checkedCall { unsafe fstat(raw, &status) }
-    } catch { throw .notMapped(error) }
-    // What is mapped is what is used, however much more the front-end offers.
-    let end = offset + UInt64(needed)
-    guard status.st_size >= 0, end <= UInt64(status.st_size),
-      !offset.addingReportingOverflow(size).overflow
-    else {
-      throw .beyondFile(size: size, offset: offset, fileSize: UInt64(max(0, status.st_size)))
+    guard offset % 8 == 0, !offset.addingReportingOverflow(size).overflow else {
+      throw .offset(offset)
     }
-    let page = max(Int(status.st_blksize), 4096)
-    lead = Int(offset) % page
-    let length = (lead + needed + page - 1) / page * page
-    do throws(Errno) {
-      mapping = try Mapping(
-        length: length, descriptor: file.raw, offset: Int(offset) - lead, flags: CInt(MAP_SHARED))
-    } catch { throw .notMapped(error) }
-    byteCount = needed
+    // What is mapped is what is used, however much more the front-end offers.
+    do throws(FileWindowError) {
+      window = try FileWindow(file, offset: offset, length: UInt64(needed))
+    } catch {
+      switch error {
+      case .overflow: throw .offset(offset)
+      case .beyondFile(let fileSize):
+        throw .beyondFile(size: size, offset: offset, fileSize: fileSize)
+      case .notMapped(let errno): throw .notMapped(errno)
+      }
+    }
     self.queueCount = queueCount
     self.entryCount = entryCount
-    unsafe clinux_guard_memory(mapping.base, length, page)
     for queue in 0..<queueCount { try checkHeader(queue, format) }
   }
-
-  deinit { unsafe clinux_unguard_memory(mapping.base) }
 
   public static func check(
     queueCount: Int, entryCount: Int, mostQueues: Int
@@ -140,15 +127,16 @@ public final class InflightArea: Sendable {
 
   /// Forgets everything, as for a device that was reset.
   public func clear() {
-    unsafe (mapping.base + lead).initializeMemory(as: UInt8.self, repeating: 0, count: byteCount)
+    unsafe window.base.initializeMemory(
+      as: UInt8.self, repeating: 0, count: window.length)
   }
 
   /// The region of a queue, writable; nil if the area has none for it, or is too small for the
   /// format, which may have changed since the area came.
   func region(of queue: Int, _ format: InflightFormat) -> UnsafeMutableRawPointer? {
     let stride = format.regionBytes(entries: entryCount)
-    guard queue >= 0, queue < queueCount, (queue + 1) * stride <= byteCount else { return nil }
-    return unsafe mapping.base + lead + queue * stride
+    guard queue >= 0, queue < queueCount, (queue + 1) * stride <= window.length else { return nil }
+    return unsafe window.base + queue * stride
   }
 }
 
