@@ -224,7 +224,8 @@ public final class BackEnd {
       return run(self, ring, descriptors.takeFirstEvent())
     case (.memoryTable(let run), .memoryTable(let regions)):
       return try run(self, regions, &descriptors)
-    case (.memoryRegion(let run), .memoryRegion(let region)):
+    case (.removedRegion(let run), .memoryRegion(let region)): return try run(self, region)
+    case (.addedRegion(let run), .memoryRegion(let region)):
       return try run(self, region, &descriptors)
     case (.log(let run), .log(let log)): return try run(self, log, &descriptors)
     case (.iotlb(let run), .iotlb(let message)): return try run(self, message)
@@ -232,7 +233,7 @@ public final class BackEnd {
     case (.inflight(let run), .inflight(let region)): return try run(self, region, &descriptors)
     case (.deviceState(let run), .deviceState(let transfer)):
       return try run(self, transfer, &descriptors)
-    case (.memoryRegion, .number(let number)):
+    case (.addedRegion, .number(let number)):
       return try acknowledgePostcopy(number, request: row.name)
     default: throw .unknownRequest(row.request)
     }
@@ -271,8 +272,10 @@ public final class BackEnd {
     if error.endsConnection { throw error }
     logRefusal(error)
     switch row?.refusal ?? .negativeAcknowledge {
+    case .replyIfNegotiated(let reply, let needed) where protocolFeatures.contains(needed):
+      try send(reply, header.request, row?.name ?? "")
     case .reply(let reply): try send(reply, header.request, row?.name ?? "")
-    case .negativeAcknowledge:
+    case .negativeAcknowledge, .replyIfNegotiated:
       if wantsAcknowledgement(header) {
         try send(.number(1), header.request, row?.name ?? "request \(header.request)")
       }

@@ -166,8 +166,8 @@ public enum Payload: Equatable, Sendable {
   }
 
   public enum Layout: Sendable {
-    case empty, number, vringState, vringAddresses, vringEvent, memoryTable, memoryRegion, log
-    case iotlb, config, inflight, deviceState, opaque
+    case empty, number, vringState, vringAddresses, vringEvent, memoryTable, memoryRegion
+    case addedRegion, log, iotlb, config, inflight, deviceState, opaque
   }
 }
 

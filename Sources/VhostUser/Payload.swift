@@ -41,10 +41,10 @@ extension Payload {
       let value = reader.next64()
       self = .vringEvent(
         VringEvent(index: UInt32(value & 0xff), hasDescriptor: value & 0x100 == 0))
-    case .memoryRegion where bytes.count == 8:
+    case .addedRegion where bytes.count == 8:
       // The acknowledgement of our answer while memory is arriving (postcopy).
       self = .number(reader.next64())
-    case .memoryRegion:
+    case .memoryRegion, .addedRegion:
       try check(8 + Payload.regionSize)
       _ = reader.next64()
       self = .memoryRegion(reader.nextRegion())

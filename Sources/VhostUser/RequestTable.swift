@@ -31,6 +31,8 @@ enum Refusal: Sendable {
   case negativeAcknowledge
   /// It waits for this in any case.
   case reply(Reply)
+  /// It waits for this if the feature was negotiated, else only if it asked.
+  case replyIfNegotiated(Reply, ProtocolFeatures)
   /// It waits for an answer, and none says "no": the connection ends.
   case endsConnection
 }
@@ -46,9 +48,11 @@ enum Handler: Sendable {
   case memoryTable(
     @Sendable (BackEnd, [MemoryRegionDescription], inout ReceivedDescriptors)
       throws(VhostUserError) -> Reply)
-  case memoryRegion(
+  case addedRegion(
     @Sendable (BackEnd, MemoryRegionDescription, inout ReceivedDescriptors)
       throws(VhostUserError) -> Reply)
+  case removedRegion(
+    @Sendable (BackEnd, MemoryRegionDescription) throws(VhostUserError) -> Reply)
   case log(
     @Sendable (BackEnd, LogDescription, inout ReceivedDescriptors) throws(VhostUserError) -> Reply)
   case iotlb(@Sendable (BackEnd, IotlbMessage) throws(VhostUserError) -> Reply)
@@ -94,7 +98,8 @@ struct RequestRow: Sendable {
     case .vringAddresses: .vringAddresses
     case .vringEvent: .vringEvent
     case .memoryTable: .memoryTable
-    case .memoryRegion: .memoryRegion
+    case .addedRegion: .addedRegion
+    case .removedRegion: .memoryRegion
     case .log: .log
     case .iotlb: .iotlb
     case .config: .config
@@ -122,10 +127,9 @@ enum RequestTable {
       .memoryTable { back, regions, files throws(VhostUserError) in
         try back.setMemoryTable(regions, &files)
       }),
-    // The front-end waits for an answer in any case.
     RequestRow(
       6, "SET_LOG_BASE", descriptors: 0...1, requires: .negotiated(.logShmfd),
-      quiesces: .everyRing, refusal: .reply(.number(1)),
+      quiesces: .everyRing, refusal: .replyIfNegotiated(.number(1), .logShmfd),
       .log { back, log, files throws(VhostUserError) in try back.setLog(log, &files) }),
     RequestRow(
       7, "SET_LOG_FD", descriptors: 0...1, requires: .negotiated(.logShmfd), quiesces: .everyRing,
@@ -219,16 +223,14 @@ enum RequestTable {
     RequestRow(
       37, "ADD_MEM_REG", descriptors: 0...1, requires: .negotiated(.configureMemSlots),
       quiesces: .everyRing,
-      .memoryRegion { back, region, files throws(VhostUserError) in
+      .addedRegion { back, region, files throws(VhostUserError) in
         try back.addRegion(region, &files)
       }),
     // Some front-ends send a descriptor here too; it is closed unused.
     RequestRow(
       38, "REM_MEM_REG", descriptors: 0...1, requires: .negotiated(.configureMemSlots),
       quiesces: .everyRing,
-      .memoryRegion { back, region, _ throws(VhostUserError) in
-        try back.removeRegion(region)
-      }),
+      .removedRegion { back, region throws(VhostUserError) in try back.removeRegion(region) }),
     // Only a reset touches the rings, and it stops them itself.
     RequestRow(
       39, "SET_STATUS", requires: .negotiated(.status),

@@ -105,7 +105,7 @@ struct NegotiationTests {
     #expect(try front.send(31, area) == [UInt8](repeating: 0, count: 24))
     #expect(try front.send(42, bytes(0), descriptors: [0]) == bytes(0x101))
     #expect(try front.send(43) == bytes(1))
-    #expect(try front.send(6, bytes(0, 0)) == bytes(1), "SET_LOG_BASE is always answered")
+    #expect(try front.acknowledged(6, bytes(0, 0)) == 1)
     for request in [23, 32, 35] as [UInt32] {
       #expect(try front.acknowledged(request, bytes(0)) == 1, "\(request)")
       #expect(try front.send(request, bytes(0)) == nil)

@@ -42,6 +42,8 @@ struct PostcopyTests {
     try front.setUp(0)
     #expect(front.back.startedRings == [], "faults cannot be served yet")
     #expect(try front.acknowledged(37, bytes(1)) == 1, "not an acknowledgement")
+    #expect(try front.acknowledged(38, bytes(0)) == 1, "REM_MEM_REG is never one")
+    #expect(front.back.startedRings == [])
     #expect(try front.send(37, bytes(0)) == nil)
     try front.send(18, state(0, 1))
     #expect(front.back.startedRings == [0])
