@@ -80,6 +80,9 @@ public final class RingMapping: Sendable {
     self.memory = memory
   }
 
+  /// Whether a part is reached by addresses of its own, not by those of its memory region.
+  public var isMappedAgain: Bool { !windows.isEmpty }
+
   /// Host pointer of a part's first byte, if `length` is not beyond the part.
   public func pointer(at address: IOVirtualAddress, length: Int) -> UnsafeMutableRawPointer? {
     for i in places.indices {

@@ -86,6 +86,7 @@ extension BackEnd {
     negotiate([])
     device.reset()
     forgetTranslations()
+    iotlb?.isInUse = false
     status = 0
     return .acknowledge
   }

@@ -60,6 +60,13 @@ extension BackEnd {
     guard let iotlb else { return nil }
     do throws(RingMapping.Failure) {
       let mapping = try RingMapping(config.ringParts, in: iotlb.table, memory: memory)
+      if isPostcopyListening, mapping.isMappedAgain {
+        warn(
+          "ring \(config.index) cannot run while memory arrives by postcopy: its pages are scattered, "
+            + "and a second mapping of them cannot be registered; use 256 ring entries")
+        config.error?.signal()
+        return nil
+      }
       return QueueTranslation(
         table: iotlb.table.snapshot(memory: memory), ring: mapping, misses: iotlb.misses)
     } catch {
@@ -154,8 +161,5 @@ extension BackEnd {
 
   /// The front-end tells no changes to a device that it resets or has stopped; the rings stand
   /// still.
-  func forgetTranslations() {
-    iotlb?.table.removeAll()
-    iotlb?.isInUse = false
-  }
+  func forgetTranslations() { iotlb?.table.removeAll() }
 }

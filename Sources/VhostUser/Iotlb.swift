@@ -30,7 +30,10 @@ struct Iotlb {
   private var replied: [Question] = []
 
   /// Most questions on their way: each ring waits for one chain or for itself.
-  private static let mostQuestions = 4096
+  static let mostQuestions = 4096
+  /// So many questions are without a reply that the front-end, whatever it negotiated, sends none;
+  /// then an update is all that comes.
+  private var hasNoReplies = false
 
   init() throws(Errno) { misses = try Mailbox() }
 
@@ -49,6 +52,10 @@ struct Iotlb {
       return true
     }
     if join(&asked) || join(&replied) || join(&unsent) { return false }
+    if asked.count >= Iotlb.mostQuestions {
+      hasNoReplies = true
+      asked.removeAll(where: \.isAnswered)
+    }
     return asked.count + unsent.count < Iotlb.mostQuestions
   }
 
@@ -65,12 +72,12 @@ struct Iotlb {
   mutating func noteAnswers(expectsReplies: Bool) {
     for i in asked.indices where isCovered(asked[i].miss) { asked[i].isAnswered = true }
     for i in replied.indices where isCovered(replied[i].miss) { replied[i].isAnswered = true }
-    if !expectsReplies { asked.removeAll(where: \.isAnswered) }
+    if !expectsReplies || hasNoReplies { asked.removeAll(where: \.isAnswered) }
   }
 
   /// A reply came.  Returns the question that the front-end has no translation for.
   mutating func takeReply(_ code: UInt64) -> Question? {
-    guard !asked.isEmpty else { return nil }
+    guard !asked.isEmpty, !hasNoReplies else { return nil }
     let question = asked.removeFirst()
     if question.isAnswered { return nil }
     if code != 0 { return question }
@@ -89,5 +96,6 @@ struct Iotlb {
     asked = []
     replied = []
     unsent = []
+    hasNoReplies = false
   }
 }

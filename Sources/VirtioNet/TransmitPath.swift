@@ -1,7 +1,8 @@
 // Guest to host: from a transmit virtqueue into the frames of a port queue.
 //
 // One copy: the bytes of a chain, however it is cut, become one linear private frame, or several
-// where a packet is larger than a frame.  After the copy the guest cannot change what was checked, its chain is done and goes back at once, in order.
+// where a packet is larger than a frame.  After the copy the guest cannot change what was checked;
+// its chain is done and goes back at once, in order.
 // "No linear head": nothing is assumed about which descriptor holds the header or where the packet
 // starts.  A turn takes chains as long as there are frames for any packet; without frames it takes
 // none, and the guest's ring fills up: that is the back-pressure.
