@@ -111,6 +111,11 @@ var targets: [Target] = [
       .product(name: "Logging", package: "swift-log"),
     ],
     swiftSettings: strict),
+  // For instruction counts: Tests/Gates/path-cost.sh.
+  .executableTarget(
+    name: "path-cost",
+    dependencies: ["GuestDriver", "VirtioNet", "HostPort", "Virtqueue", "GuestMemory", "Linux"],
+    path: "Tests/Bench/path-cost", swiftSettings: strict),
   // Black box: knows the release binary, and none of the modules.
   .testTarget(name: "SystemTests", swiftSettings: strict),
 ]

@@ -29,6 +29,7 @@ main() {
       stage gates
       stage unit-tests
       stage release-tests
+      stage path-cost
       stage fuzz
       stage laboratory
       last_stage system-tests
@@ -78,6 +79,11 @@ step() {
     release-tests)
       swift test -c release -Xswiftc -enable-testing --scratch-path "$release_tests" \
         --disable-xctest --skip SystemTests
+      ;;
+    # Instructions, not seconds: a busy machine makes no difference.
+    path-cost)
+      Tests/System/lab/packages.sh build lab
+      "$gates/path-cost.sh"
       ;;
     fuzz) "$gates/fuzz.sh" all "$fuzz_seconds" ;;
     # Packages, QEMU and a guest's kernel; nothing is done when all is there.
