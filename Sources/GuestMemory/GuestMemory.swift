@@ -94,7 +94,7 @@ public final class GuestMemory: Sendable {
 
 /// What the data path sees of a `GuestMemory`: valid while that object lives.
 @safe @frozen
-public struct GuestMemoryView: @unchecked Sendable {
+public struct GuestMemoryView: BitwiseCopyable, @unchecked Sendable {
   @unsafe @frozen @usableFromInline
   struct Entry {
     @usableFromInline let guest: UInt64
@@ -122,6 +122,19 @@ public struct GuestMemoryView: @unchecked Sendable {
   /// adjacent region is asked for again from where the run ended.  Costs log2(regions).
   @inlinable @inline(__always)
   public func run(at address: UInt64, length: UInt32) -> HostRange? {
+    guard let entry = unsafe entry(of: address) else { return nil }
+    let offset = unsafe address &- entry.pointee.guest
+    // No addition, hence no overflow.
+    let left = unsafe entry.pointee.size &- offset
+    let bytes = min(UInt64(length), left)
+    return unsafe HostRange(
+      base: entry.pointee.base + Int(truncatingIfNeeded: offset),
+      length: Int(truncatingIfNeeded: bytes))
+  }
+
+  /// The region that holds the byte at guest address `address`.
+  @inlinable @inline(__always)
+  func entry(of address: UInt64) -> UnsafeMutablePointer<Entry>? {
     // The last region that starts at or below the address.
     var low = 0
     var high = count
@@ -131,14 +144,6 @@ public struct GuestMemoryView: @unchecked Sendable {
     }
     if low == 0 { return nil }
     let entry = unsafe table + (low &- 1)
-    let offset = unsafe address &- entry.pointee.guest
-    let size = unsafe entry.pointee.size
-    guard offset < size else { return nil }
-    // No addition, hence no overflow.
-    let left = size &- offset
-    let bytes = min(UInt64(length), left)
-    return unsafe HostRange(
-      base: entry.pointee.base + Int(truncatingIfNeeded: offset),
-      length: Int(truncatingIfNeeded: bytes))
+    return unsafe address &- entry.pointee.guest < entry.pointee.size ? entry : nil
   }
 }

@@ -87,6 +87,14 @@ public struct FrameBatch: ~Copyable, @unchecked Sendable {
     unsafe countCell.pointee &+= 1
   }
 
+  /// Appends `count` frames, for which there must be room; `frame` says what each is.
+  @inlinable @inline(__always)
+  public func append(count: Int, _ frame: () -> Frame) {
+    let first = self.count
+    for i in 0..<count { unsafe frames[first &+ i] = frame() }
+    unsafe countCell.pointee = first &+ count
+  }
+
   @inlinable @inline(__always)
   public func removeAll() { unsafe countCell.pointee = 0 }
 

@@ -144,10 +144,9 @@ final class XDPQueue: HostPortQueue {
       UInt32(truncatingIfNeeded: socket.rings.value.transmitFrames.count))
     if !link.value.isDown { most = min(most, freePlaces(most)) }
     let layout = socket.rings.value.layout
-    for _ in 0..<most {
+    unsafe batch.append(count: Int(most)) {
       let chunk = socket.rings.value.transmitFrames.pop()
-      unsafe batch.append(
-        Frame(data: layout.pointer(to: chunk), length: longestFrame, token: chunk))
+      return unsafe Frame(data: layout.pointer(to: chunk), length: longestFrame, token: chunk)
     }
     link.value.handedOut &+= most
   }

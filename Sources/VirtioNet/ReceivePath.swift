@@ -98,6 +98,25 @@ package final class ReceivePath {
     in queue: borrowing Queue
   ) -> Placement {
     let needed = headerLength &+ length
+    // One frame into one buffer, as it is nearly always.
+    if end == first &+ 1, headerLength == VirtioNetHeader.modernLength,
+      let buffer = queue.single(at: queue.position, writable: true), buffer.byteCount >= needed
+    {
+      buffer.writeHeader(low: 0, high: VirtioNetHeader.receivedTail(bufferCount: 1))
+      unsafe buffer.copy(batch[first].data, length: length, to: VirtioNetHeader.modernLength)
+      queue.push(buffer.chain, length: UInt32(truncatingIfNeeded: needed))
+      queue.take(to: buffer.next)
+      return .placed
+    }
+    return placeInSeveral(batch, from: first, to: end, needed: needed, in: queue)
+  }
+
+  /// As above, in buffers of any layout: `needed` bytes with the header.
+  @inline(never)
+  private func placeInSeveral<Queue: Virtqueue & ~Copyable>(
+    _ batch: borrowing FrameBatch, from first: Int, to end: Int, needed: Int,
+    in queue: borrowing Queue
+  ) -> Placement {
     buffers.removeAll()
     var position = queue.position
     var count = 0

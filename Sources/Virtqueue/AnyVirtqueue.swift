@@ -70,6 +70,12 @@ extension AnyVirtqueue: Virtqueue {
     case .packed(let queue): queue.append(at: &position, to: buffers)
     }
   }
+  public func single(at position: QueuePosition, writable: Bool) -> SingleBuffer? {
+    switch self {
+    case .split(let queue): queue.single(at: position, writable: writable)
+    case .packed(let queue): queue.single(at: position, writable: writable)
+    }
+  }
   public func skip(at position: inout QueuePosition) -> ChainOutcome {
     switch self {
     case .split(let queue): queue.skip(at: &position)

@@ -42,6 +42,8 @@ struct Descriptor {
   @usableFromInline static let next: UInt16 = 1
   @usableFromInline static let write: UInt16 = 2
   @usableFromInline static let indirect: UInt16 = 4
+  /// The flags that say what kind of chain it is.
+  @usableFromInline static let layout: UInt16 = 7
 
   /// One fetch of each half; both are locals afterwards.
   @unsafe @inlinable @inline(__always)
@@ -138,7 +140,7 @@ extension SplitVirtqueue {
 extension BufferList {
   /// Appends the memory of one descriptor, in as many runs as regions hold it.
   @inlinable @inline(__always)
-  func add(_ address: UInt64, _ length: UInt32, of memory: GuestMemoryView) -> ChainDefect? {
+  func add(_ address: UInt64, _ length: UInt32, of memory: CachedMemoryView) -> ChainDefect? {
     var address = address
     var left = length
     while left > 0 {

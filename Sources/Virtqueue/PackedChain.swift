@@ -76,7 +76,7 @@ extension PackedVirtqueue {
   }
 
   @inlinable @inline(__always)
-  func buffers(_ writable: Bool) -> GuestMemoryView {
+  func buffers(_ writable: Bool) -> CachedMemoryView {
     unsafe writable ? ring.value.writable : ring.value.readable
   }
 

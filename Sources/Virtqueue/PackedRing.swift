@@ -23,8 +23,8 @@ struct PackedRing {
   @usableFromInline let driverEvents: UnsafeMutableRawPointer
   @usableFromInline let deviceEvents: UnsafeMutableRawPointer
   /// Where buffers are looked up, by what the device does with them.
-  @usableFromInline var readable: GuestMemoryView
-  @usableFromInline var writable: GuestMemoryView
+  @usableFromInline var readable: CachedMemoryView
+  @usableFromInline var writable: CachedMemoryView
   @usableFromInline let size: Int
   @usableFromInline let eventIdx: Bool
   @usableFromInline let indirect: Bool
@@ -131,6 +131,8 @@ struct PackedDescriptor {
   @usableFromInline static let next: UInt16 = 1
   @usableFromInline static let write: UInt16 = 2
   @usableFromInline static let indirect: UInt16 = 4
+  /// The flags that say what kind of chain it is.
+  @usableFromInline static let layout: UInt16 = 7
   @usableFromInline static let avail: UInt16 = 0x80
   @usableFromInline static let used: UInt16 = 0x8000
   @usableFromInline static let owner: UInt16 = 0x8080

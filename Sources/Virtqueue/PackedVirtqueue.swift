@@ -49,7 +49,8 @@ public struct PackedVirtqueue: Virtqueue, ~Copyable {
     guard start.slot < size else { throw .baseOutOfRange }
     var state = unsafe PackedRing(
       descriptors: descriptors, driverEvents: driverEvents, deviceEvents: deviceEvents,
-      readable: config.readable, writable: config.writable, size: size,
+      readable: CachedMemoryView(config.readable), writable: CachedMemoryView(config.writable),
+      size: size,
       eventIdx: config.features.contains(.ringEventIdx),
       indirect: config.features.contains(.ringIndirectDesc),
       notifyOnEmpty: config.features.contains(.notifyOnEmpty),
@@ -103,18 +104,30 @@ public struct PackedVirtqueue: Virtqueue, ~Copyable {
   @inlinable
   public var position: QueuePosition { @inline(__always) get { unsafe ring.value.nextAvail } }
 
-  /// Counts descriptors, so at least as many as there are chains.
+  /// Counts descriptors, so at least as many as there are chains.  A driver offers one after the
+  /// other, so the place where they end is bisected; one that does not is found out when its chains
+  /// are collected.
   @inlinable @inline(__always)
   public func availableChains(_ want: Int) -> Int {
     if unsafe ring.value.fault != nil || ring.value.isStalled { return 0 }
+    let next = unsafe ring.value.nextAvail
+    if unsafe !ring.value.isOffered(next) { return 0 }
     let most = unsafe min(want, ring.value.size)
-    var position = unsafe ring.value.nextAvail
-    var count = 0
-    while count < most, unsafe ring.value.isOffered(position) {
-      unsafe position = ring.value.advanced(position, by: 1)
-      count &+= 1
+    // Under load all are.
+    if isOffered(next, most) { return most }
+    var known = 1
+    var beyond = most
+    while known &+ 1 < beyond {
+      let middle = (known &+ beyond) &>> 1
+      if isOffered(next, middle) { known = middle } else { beyond = middle }
     }
-    return count
+    return known
+  }
+
+  /// Whether the driver has offered the `count`th descriptor from `position` on.
+  @inlinable @inline(__always)
+  func isOffered(_ position: QueuePosition, _ count: Int) -> Bool {
+    unsafe ring.value.isOffered(ring.value.advanced(position, by: count &- 1))
   }
 
   @inlinable @inline(__always)
@@ -130,6 +143,26 @@ public struct PackedVirtqueue: Virtqueue, ~Copyable {
     at position: inout QueuePosition, to buffers: borrowing DeviceWritableBuffers
   ) -> ChainOutcome {
     walk(at: &position, writable: true, into: buffers.list)
+  }
+
+  @inlinable @inline(__always)
+  public func single(at position: QueuePosition, writable: Bool) -> SingleBuffer? {
+    if unsafe writable && ring.value.logsBuffers { return nil }
+    let descriptor = unsafe PackedDescriptor(
+      acquiring: ring.value.descriptors + 16 &* position.slot)
+    let flags = position.offeredFlags | (writable ? PackedDescriptor.write : 0)
+    guard descriptor.flags & (PackedDescriptor.owner | PackedDescriptor.layout) == flags,
+      unsafe ring.value.fault == nil, unsafe !ring.value.isStalled
+    else { return nil }
+    let base =
+      unsafe writable
+      ? ring.value.writable.pointer(at: descriptor.address, length: descriptor.length)
+      : ring.value.readable.pointer(at: descriptor.address, length: descriptor.length)
+    guard let base = unsafe base else { return nil }
+    return unsafe SingleBuffer(
+      base: base, byteCount: Int(descriptor.length),
+      chain: DescriptorChain(id: descriptor.id, slots: 1),
+      next: ring.value.advanced(position, by: 1))
   }
 
   @inlinable @inline(__always)
@@ -186,8 +219,8 @@ public struct PackedVirtqueue: Virtqueue, ~Copyable {
 
   public func translate(by table: Translations) {
     translation.replace(table)
-    unsafe ring.value.readable = table.readable
-    unsafe ring.value.writable = table.writable
+    unsafe ring.value.readable = CachedMemoryView(table.readable)
+    unsafe ring.value.writable = CachedMemoryView(table.writable)
     unsafe ring.value.isStalled = false
   }
 

@@ -16,8 +16,8 @@ struct SplitRing {
   @usableFromInline let avail: UnsafeMutableRawPointer
   @usableFromInline let used: UnsafeMutableRawPointer
   /// Where buffers are looked up, by what the device does with them.
-  @usableFromInline var readable: GuestMemoryView
-  @usableFromInline var writable: GuestMemoryView
+  @usableFromInline var readable: CachedMemoryView
+  @usableFromInline var writable: CachedMemoryView
   @usableFromInline let size: Int
   @usableFromInline let mask: UInt16
   @usableFromInline let eventIdx: Bool

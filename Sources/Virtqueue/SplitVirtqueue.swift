@@ -41,8 +41,9 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
     let start = unsafe RingIndex(used.acquire16(2))
     let loggedRing = config.log?.usedRing
     var state = unsafe SplitRing(
-      descriptors: descriptors, avail: avail, used: used, readable: config.readable,
-      writable: config.writable, size: size, mask: UInt16(size - 1),
+      descriptors: descriptors, avail: avail, used: used,
+      readable: CachedMemoryView(config.readable), writable: CachedMemoryView(config.writable),
+      size: size, mask: UInt16(size - 1),
       eventIdx: config.features.contains(.ringEventIdx),
       indirect: config.features.contains(.ringIndirectDesc),
       notifyOnEmpty: config.features.contains(.notifyOnEmpty),
@@ -145,6 +146,24 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
   }
 
   @inlinable @inline(__always)
+  public func single(at position: QueuePosition, writable: Bool) -> SingleBuffer? {
+    if unsafe writable && ring.value.logsBuffers { return nil }
+    guard let head = head(at: position) else { return nil }
+    let descriptor = unsafe Descriptor(at: ring.value.descriptors + 16 &* Int(head))
+    guard descriptor.flags & Descriptor.layout == (writable ? Descriptor.write : 0) else {
+      return nil
+    }
+    let base =
+      unsafe writable
+      ? ring.value.writable.pointer(at: descriptor.address, length: descriptor.length)
+      : ring.value.readable.pointer(at: descriptor.address, length: descriptor.length)
+    guard let base = unsafe base else { return nil }
+    return unsafe SingleBuffer(
+      base: base, byteCount: Int(descriptor.length), chain: DescriptorChain(id: head, slots: 1),
+      next: QueuePosition(position.value &+ 1))
+  }
+
+  @inlinable @inline(__always)
   public func skip(at position: inout QueuePosition) -> ChainOutcome {
     guard let head = head(at: position) else { return .none }
     position.value &+= 1
@@ -201,8 +220,8 @@ public struct SplitVirtqueue: Virtqueue, ~Copyable {
 
   public func translate(by table: Translations) {
     translation.replace(table)
-    unsafe ring.value.readable = table.readable
-    unsafe ring.value.writable = table.writable
+    unsafe ring.value.readable = CachedMemoryView(table.readable)
+    unsafe ring.value.writable = CachedMemoryView(table.writable)
     unsafe ring.value.isStalled = false
   }
 

@@ -82,6 +82,10 @@ public protocol Virtqueue: ~Copyable {
   func append(
     at position: inout QueuePosition, to buffers: borrowing DeviceWritableBuffers
   ) -> ChainOutcome
+  /// The chain at `position`, if it is the usual one: a single descriptor, whose buffer is one run of
+  /// memory, and no write into it has to be logged.  Nil says nothing: `collect` or `append` know
+  /// what is there.
+  func single(at position: QueuePosition, writable: Bool) -> SingleBuffer?
   /// Passes over the chain at `position` without a look at its buffers.
   func skip(at position: inout QueuePosition) -> ChainOutcome
   /// Takes the chains before `position`, which were looked at.

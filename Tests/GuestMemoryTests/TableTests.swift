@@ -49,6 +49,25 @@ struct TableTests {
     #expect(unsafe memory.ring(at: FrontEndAddress(0), length: 1) == nil)
   }
 
+  @Test("the region of the last answer makes no difference to the next one")
+  func cached() throws {
+    // The second and the third touch.
+    let ram = try GuestRAM([(0x4000, 8192), (0x1_0000, 4096), (0x1_1000, 4096)])
+    let memory = try ram.memory()
+    var cached = CachedMemoryView(memory.view)
+    var generator = SeededGenerator(seed: 7)
+    let borders: [UInt64] = [0, 0x4000, 0x6000, 0x1_0000, 0x1_1000, 0x1_2000, .max]
+    for _ in 0..<20_000 {
+      let border = borders.randomElement(using: &generator)!
+      let address = border &+ UInt64.random(in: 0...4, using: &generator) &- 2
+      let lengths: [UInt32] = [0, 1, 2, 3, 4095, 4096, 4097, .max]
+      let length = lengths.randomElement(using: &generator)!
+      let run = unsafe memory.view.run(at: address, length: length)
+      let whole = unsafe run.flatMap { unsafe $0.length == Int(length) ? $0.base : nil }
+      #expect(unsafe cached.pointer(at: address, length: length) == whole)
+    }
+  }
+
   @Test("a run ends with its region")
   func runs() throws {
     let ram = try GuestRAM.withHole(low: 8192, high: 4096)

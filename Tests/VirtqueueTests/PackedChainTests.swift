@@ -44,6 +44,38 @@ struct PackedChainTests {
     try Rig(size: 6, features: format, start: start)
   }
 
+  @Test("the descriptors that wait are counted exactly, over the end of the ring too")
+  func waiting() throws {
+    for offered in 0...6 {
+      let rig = try PackedChainTests.rig()
+      var place = rig.packed.availPlace
+      for i in 0..<offered {
+        place = rig.packed.pokeChain([RawPackedDescriptor(0, 8, id: UInt16(i))], at: place)
+      }
+      for want in 1...8 {
+        let waiting = rig.device.availableChains(want)
+        #expect(waiting == min(offered, want))
+      }
+    }
+  }
+
+  @Test("descriptors that are offered behind one that is not cost no more than a look")
+  func gap() throws {
+    let rig = try PackedChainTests.rig()
+    let start = rig.packed.availPlace
+    let address = rig.ram.allocate(8)
+    rig.ram.write(pattern(8), at: address)
+    var place = rig.packed.pokeChain([RawPackedDescriptor(address.value, 8, id: 1)], at: start)
+    place.advance(3, in: 6)
+    rig.packed.pokeChain([RawPackedDescriptor(address.value, 8, id: 2)], at: place)
+    let waiting = rig.device.availableChains(5)
+    #expect(waiting >= 1)
+    #expect(rig.transmit() == .bytes(pattern(8)))
+    let next = rig.look(writable: false)
+    #expect(next == ChainOutcome.none)
+    #expect(rig.device.fault == nil)
+  }
+
   // Only a head has to be offered; the rest of a chain may be descriptors of the one before.
   @Test(
     "chains that overlap stop a ring with an in-flight region, and nothing else is written",

@@ -2,6 +2,7 @@
 import GuestDriver
 import GuestMemory
 import Linux
+import Testing
 import Virtqueue
 
 enum Walked: Equatable {
@@ -58,7 +59,10 @@ final class Rig {
   func transmit() -> Walked? {
     var position = device.position
     let walked: Walked
-    switch device.collect(at: &position, into: readable) {
+    let single = device.single(at: position, writable: false)
+    let outcome = device.collect(at: &position, into: readable)
+    check(single, outcome, position, byteCount: readable.byteCount)
+    switch outcome {
     case .chain(let chain):
       walked = .bytes(copy(from: 0, length: readable.byteCount))
       device.push(chain, length: 0)
@@ -87,7 +91,10 @@ final class Rig {
     var position = device.position
     var offset = 0
     let defect: ChainDefect?
-    switch device.append(at: &position, to: writable) {
+    let single = device.single(at: position, writable: true)
+    let outcome = device.append(at: &position, to: writable)
+    check(single, outcome, position, byteCount: writable.byteCount)
+    switch outcome {
     case .chain(let chain):
       for part in parts where !part.isEmpty {
         unsafe part.withUnsafeBytes {
@@ -110,9 +117,24 @@ final class Rig {
   /// What is at the next position, walked in a direction; it is not taken.
   func look(writable wanted: Bool = false) -> ChainOutcome {
     var position = device.position
-    if !wanted { return device.collect(at: &position, into: readable) }
     writable.removeAll()
-    return device.append(at: &position, to: writable)
+    let single = device.single(at: position, writable: wanted)
+    let outcome =
+      wanted
+      ? device.append(at: &position, to: writable) : device.collect(at: &position, into: readable)
+    check(
+      single, outcome, position, byteCount: wanted ? writable.byteCount : readable.byteCount)
+    return outcome
+  }
+
+  /// The short way to a chain, where there is one, comes to what the walk finds.
+  private func check(
+    _ single: SingleBuffer?, _ outcome: ChainOutcome, _ position: QueuePosition, byteCount: Int
+  ) {
+    guard let single else { return }
+    #expect(outcome == .chain(single.chain))
+    #expect(position == single.next)
+    #expect(byteCount == single.byteCount)
   }
 
   /// Why the chain at the next position is malformed; it is not taken.

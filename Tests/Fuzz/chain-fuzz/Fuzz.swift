@@ -67,6 +67,16 @@ final class Guest {
   }
 }
 
+/// The short way to a chain, where there is one, must come to what the walk finds.
+func check(
+  _ single: SingleBuffer?, _ outcome: ChainOutcome, _ position: QueuePosition, _ byteCount: Int
+) {
+  guard let single else { return }
+  guard outcome == .chain(single.chain), position == single.next,
+    byteCount == single.byteCount
+  else { fatalError("a single buffer where the walk finds \(outcome) of \(byteCount) bytes") }
+}
+
 /// Compares one direction of one chain; returns the bytes in it if it is valid.
 func check(
   _ head: UInt16, _ queue: borrowing AnyVirtqueue, _ model: ChainModel, writable: Bool,
@@ -76,10 +86,13 @@ func check(
   let expected = model.walk(head, writable: writable)
   writableBuffers.removeAll()
   var position = queue.position
+  let single = queue.single(at: position, writable: writable)
   let outcome =
     writable
     ? queue.append(at: &position, to: writableBuffers)
     : queue.collect(at: &position, into: readableBuffers)
+  check(
+    single, outcome, position, writable ? writableBuffers.byteCount : readableBuffers.byteCount)
   let defect: ChainDefect?
   switch outcome {
   case .chain: defect = nil

@@ -35,10 +35,12 @@ func runPacked(_ guest: Guest, _ driver: PackedDriverQueue, _ input: UnsafeRawBu
       writable.removeAll()
       let expected = model.walk(at: queue.position, writable: isWritable)
       position = queue.position
+      let single = queue.single(at: position, writable: isWritable)
       let outcome =
         isWritable
         ? queue.append(at: &position, to: writable) : queue.collect(at: &position, into: readable)
       let bytes = isWritable ? writable.byteCount : readable.byteCount
+      check(single, outcome, position, bytes)
       switch (expected, outcome) {
       case (.none, .none): guard queue.fault == nil else { fatalError("a fault of nothing") }
       case (.fault, .none): guard queue.fault != nil else { fatalError("no fault") }
