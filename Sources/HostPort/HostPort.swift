@@ -45,7 +45,7 @@ public struct PortStatistics: Sendable, Equatable {
 
 /// A host interface, or a stand-in for one.
 public protocol HostPort: Sendable {
-  /// The interface name, or `null:`, `generate:64`.
+  /// The interface name, or `null:`, `reflect:`, `generate:64`.
   var name: String { get }
   var capabilities: PortCapabilities { get }
   /// Opens queue `index`; each is opened once.
@@ -58,11 +58,14 @@ public protocol HostPortQueue: AnyObject, Sendable {
   var index: Int { get }
   /// What this queue really got, for the start-up line: "native, zero-copy".
   var mode: String { get }
-  /// Readable while received frames wait; nil: nothing ever arrives by itself (`null:`), or
-  /// always (`isAlwaysReadable`).
+  /// Readable while received frames wait; nil: nothing ever arrives by itself, or
+  /// `hasFramesWaiting` tells.
   var descriptor: CInt? { get }
-  /// An endless source: there is no use in waiting for it.
+  /// An endless source: there is no use in waiting for it, nor in emptying it.
   var isAlwaysReadable: Bool { get }
+  /// Of a queue without a descriptor: whether there are frames to receive now.  Who is about to
+  /// sleep looks here; only the owner's own calls make it true.
+  var hasFramesWaiting: Bool { get }
 
   /// Frames that a packet takes at most, in either direction: 1 to
   /// `FrameBatch.standardCapacity`.
@@ -86,4 +89,8 @@ public protocol HostPortQueue: AnyObject, Sendable {
   func flush() -> Bool
 
   var statistics: PortStatistics { get }
+}
+
+extension HostPortQueue {
+  public var hasFramesWaiting: Bool { isAlwaysReadable }
 }

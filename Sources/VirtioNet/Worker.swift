@@ -143,7 +143,7 @@ package final class Worker {
           again = true
         }
         if timeout < 0 { timeout = CInt(ReceiveFeed.patience) }
-      } else if feed.port.isAlwaysReadable && feed.target != nil {
+      } else if feed.port.hasFramesWaiting && feed.target != nil {
         again = true
       }
       watch(feed, feed.target != nil && !feed.isStalled)

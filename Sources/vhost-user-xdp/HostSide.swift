@@ -55,6 +55,8 @@ struct HostSide: ~Copyable {
     switch options.port {
     case .null:
       self.init(standIn: NullPort(queueCount: options.queuePairs), options, logger)
+    case .reflect:
+      self.init(standIn: ReflectPort(queueCount: options.queuePairs), options, logger)
     case .generate(let size):
       self.init(
         standIn: try starting { try GeneratePort(size: size, queueCount: options.queuePairs) },

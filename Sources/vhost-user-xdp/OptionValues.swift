@@ -9,12 +9,15 @@ import Packet
 enum PortName: Equatable, CustomStringConvertible {
   case interface(String)
   case null
+  case reflect
   /// Frames of so many bytes, with Ethernet header and without FCS.
   case generate(size: Int)
 
   init(option argument: String) throws {
     if argument == "null:" {
       self = .null
+    } else if argument == "reflect:" {
+      self = .reflect
     } else if argument.hasPrefix("generate:") {
       guard let size = Int(argument.dropFirst("generate:".count)),
         GeneratePort.sizes.contains(size)
@@ -30,7 +33,8 @@ enum PortName: Equatable, CustomStringConvertible {
         !argument.contains(where: { $0 == "/" || $0 == ":" || $0.isWhitespace })
       else {
         throw ValidationError(
-          "give the name of a network interface (ip link lists them), null: or generate:SIZE")
+          "give the name of a network interface (ip link lists them), null:, reflect: or "
+            + "generate:SIZE")
       }
       self = .interface(argument)
     }
@@ -40,6 +44,7 @@ enum PortName: Equatable, CustomStringConvertible {
     switch self {
     case .interface(let name): name
     case .null: "null:"
+    case .reflect: "reflect:"
     case .generate(let size): "generate:\(size)"
     }
   }

@@ -38,10 +38,11 @@ struct Options: ParsableArguments {
   @Option(
     name: .customLong("interface"),
     help: ArgumentHelp(
-      "The host's side: a network interface, null: or generate:SIZE.",
+      "The host's side: a network interface, null:, reflect: or generate:SIZE.",
       discussion: """
-        null: takes every packet of the guest and drops it; generate:SIZE also sends the guest \
-        frames of SIZE bytes without end. Both run the full data path, for trying and measuring.
+        null: takes every packet of the guest and drops it; reflect: sends it back to the guest; \
+        generate:SIZE drops it, and sends the guest frames of SIZE bytes without end. All three \
+        run the full data path, for trying and measuring.
         """, valueName: "name"), transform: PortName.init(option:))
   var port: PortName
 

@@ -55,8 +55,10 @@ struct OptionsTests {
   @Test("the stand-in ports are told from interfaces by their colon")
   func ports() throws {
     #expect(try options("--fd=3", "--interface=null:").port == .null)
+    #expect(try options("--fd=3", "--interface=reflect:").port == .reflect)
     #expect(try options("--fd=3", "--interface=generate:64").port == .generate(size: 64))
     #expect(try options("--fd=3", "--interface=null").port == .interface("null"))
+    #expect(try options("--fd=3", "--interface=reflect").port == .interface("reflect"))
   }
 
   @Test(
@@ -88,6 +90,8 @@ struct OptionsTests {
       (["--fd=3", "--interface=generate:59"], "60 to 9014"),
       (["--fd=3", "--interface=generate:9015"], "60 to 9014"),
       (["--fd=3", "--interface=generate:"], "60 to 9014"),
+      (["--fd=3", "--interface=reflect:64"], "null:, reflect: or generate:SIZE"),
+      (["--fd=3", "--interface=reflect:", "--dedicated"], "--dedicated has no meaning"),
       (["--fd=3", "--interface=null:", "--mac=02:00:00:00:00:01"], "--mac has no meaning"),
       (["--fd=3", "--interface=null:", "--dedicated"], "--dedicated has no meaning"),
       (["--fd=3", "--interface=null:", "--xdp-mode=skb"], "--xdp-mode has no meaning"),

@@ -18,6 +18,70 @@ import Testing
   }
 
   @Test(
+    "reflect: gives back what was transmitted, in order and unchanged",
+    arguments: [60, 64, 1514, 9014])
+  func reflect(size: Int) throws {
+    let port = ReflectPort()
+    #expect(port.name == "reflect:" && port.capabilities.frameSize >= size)
+    let queue = try port.openQueue(2)
+    #expect(queue.index == 2 && queue.descriptor == nil && !queue.isAlwaysReadable)
+    #expect(!queue.hasFramesWaiting)
+    // More than there are frames, in bursts that wrap around the line at every place.
+    for round in 0..<40 {
+      let sent = (0..<37).map { frame(size: size, number: 100 * round + $0) }
+      #expect(queue.send(sent) == 37)
+      #expect(queue.hasFramesWaiting)
+      #expect(queue.collect(37) == sent)
+      #expect(!queue.hasFramesWaiting)
+    }
+    #expect(queue.statistics["reflected_frames"] == 1480)
+    #expect(queue.statistics["reflected_bytes"] == UInt64(1480 * size))
+    #expect(queue.statistics["dropped_frames"] == 0)
+  }
+
+  @Test("each queue of reflect: gives back its own frames")
+  func reflectQueues() throws {
+    let port = ReflectPort(queueCount: 2)
+    let queues = [try port.openQueue(0), try port.openQueue(1)]
+    for i in 0..<2 { queues[i].send([frame(number: i)]) }
+    for i in 0..<2 { #expect(queues[i].collect(2, milliseconds: 5) == [frame(number: i)]) }
+  }
+
+  @Test("what finds no room in reflect: is dropped and counted, and the transmit budget stays")
+  func reflectRoom() throws {
+    let queue = try ReflectPort().openQueue(0)
+    let sent = (0..<600).map { frame(number: $0) }
+    #expect(queue.send(sent) == 600)
+    #expect(queue.statistics["reflected_frames"] == 512)
+    #expect(queue.statistics["dropped_frames"] == 88)
+    #expect(queue.statistics["dropped_bytes"] == 88 * 60)
+    #expect(queue.freeTransmitFrames(expecting: 128) == 128)
+    // Frames in the hands of a receiver count too.
+    let kept = FrameBatch(capacity: 200)
+    queue.receive(into: kept)
+    #expect(kept.count == 200)
+    queue.send([frame(number: 600)])
+    #expect(queue.statistics["dropped_frames"] == 89)
+    queue.recycle(kept)
+    queue.send([frame(number: 601)])
+    #expect(queue.statistics["dropped_frames"] == 89)
+    #expect(queue.collect(313) == Array(sent[200..<512]) + [frame(number: 601)])
+    #expect(queue.freeTransmitFrames(expecting: 640) == 640)
+  }
+
+  @Test("frames that were reserved and not sent are not reflected")
+  func reflectUnsent() throws {
+    let queue = try ReflectPort().openQueue(0)
+    let batch = FrameBatch()
+    queue.reserve(8, into: batch)
+    let first = frame(number: 1)
+    #expect(batch.write(first, at: 0) == 1)
+    queue.transmit(batch, count: 1)
+    #expect(queue.collect(2, milliseconds: 5) == [first])
+    #expect(queue.freeTransmitFrames(expecting: 640) == 640)
+  }
+
+  @Test(
     "generated frames are valid UDP of the asked size, in sequence",
     arguments: [60, 64, 1514, 9014])
   func generate(size: Int) throws {

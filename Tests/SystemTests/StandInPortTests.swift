@@ -18,6 +18,17 @@ extension SystemTests {
       #expect(try daemon.losses() == [:])
     }
 
+    @Test("reflect: gives the driver back what it transmits")
+    func reflect() throws {
+      let daemon = try wire.startDaemon(interface: ["--interface=reflect:"])
+      let driver = try wire.startTestpmd("io", options: ["--port-topology=loop"])
+      try driver.start("tx_first")
+      sleep(0.5)
+      let counts = try driver.stop()
+      #expect(counts.received > 1000 && counts.transmitted >= counts.received)
+      #expect(try daemon.losses() == [:])
+    }
+
     @Test("generate: fills the driver's rings, with frames of the size that was asked for")
     func generate() throws {
       let daemon = try wire.startDaemon(interface: ["--interface=generate:64"])

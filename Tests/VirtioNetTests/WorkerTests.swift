@@ -2,6 +2,7 @@
 import CLinux
 import Glibc
 import GuestDriver
+import GuestMemory
 import HostPort
 import Linux
 import Testing
@@ -61,6 +62,58 @@ struct WorkerTests {
       queue.inject([frame(60)])
     }
     #expect(counters.dropped(.noGuest) == 0)
+  }
+
+  @Test(
+    "reflected packets come back at any spacing, and wait asleep for buffers",
+    arguments: [[], .ringEventIdx, .ringPacked] as [VirtioFeatures])
+  func reflects(features: VirtioFeatures) throws {
+    let ram = try GuestRAM(bytes: 4 << 20)
+    let memory = try ram.memory()
+    let queue = try ReflectPort().openQueue(0)
+    let mailbox = try Mailbox<WorkerMessage>()
+    let used = try Reply<Int>()
+    let thread = try PinnedThread(name: "reflects") {
+      _ = try? Worker(mailbox: mailbox) { _ in }.run()
+      used.fulfil(WorkerTests.cpuTime())
+    }
+    let features = features.union([.version1, .mrgRxbuf])
+    let drivers = (0..<2).map { _ in ringDriver(in: ram, size: 64, features: features) }
+    let kicks = [try EventDescriptor(), try EventDescriptor()]
+    for ring in 0..<2 {
+      let config = drivers[ring].config(index: ring, memory: memory, kick: kicks[ring])
+      let started = try Reply<QueueStart>()
+      mailbox.post(.startQueue(config, queue, RingCounters(), started))
+      guard case .running = started.wait() else { throw Errno(EINVAL) }
+    }
+    mailbox.post(.adopt(queue, RingCounters(), idleSince: 0))
+    mailbox.post(.route(port: 0, ring: 0, try Reply<Bool>()))
+
+    let room = ram.allocate(1600, alignment: 1)
+    func giveBuffer() {
+      drivers[0].add([.init(room, 1600, writable: true)])
+      if drivers[0].publish() { kicks[0].signal() }
+    }
+    for round in 0..<40 {
+      let bytes = frame(60 + round)
+      let address = ram.allocate(12 + bytes.count, alignment: 1)
+      ram.write([UInt8](repeating: 0, count: 12) + bytes, at: address)
+      if round % 2 == 0 { giveBuffer() }
+      drivers[1].add([.init(address, UInt32(12 + bytes.count))])
+      if drivers[1].publish() { kicks[1].signal() }
+      // Before, while and after the worker falls asleep.
+      usleep(UInt32(round * 50))
+      if round % 2 == 1 { giveBuffer() }
+      #expect(
+        try eventually { try drivers[0].nextUsed()?.length == UInt32(12 + bytes.count) },
+        "round \(round)")
+      #expect(ram.read(GuestAddress(room.value + 12), count: bytes.count) == bytes)
+      #expect(try eventually { try drivers[1].nextUsed() != nil })
+    }
+    usleep(400_000)
+    mailbox.post(.end)
+    #expect(used.wait() < 200_000_000)
+    thread.join()
   }
 
   @Test("without descriptors left a device is refused or works, and nobody waits for ever")

@@ -49,9 +49,10 @@ final class Testpmd {
   }
 
   /// Begins to forward.
-  func start() throws {
+  /// - Parameter how: `tx_first` to send a burst by itself before.
+  func start(_ how: String = "") throws {
     let before = process.output.utf8.count
-    try process.type("start")
+    try process.type("start \(how)")
     try process.waitFor("packets/burst", after: before)
   }
 
