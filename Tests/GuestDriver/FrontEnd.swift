@@ -38,9 +38,9 @@ public final class FrontEnd: Sendable {
   }
 
   public static func connect(
-    path: String, _ abilities: Abilities = Abilities()
+    path: String, seconds: Double = 5, _ abilities: Abilities = Abilities()
   ) throws(FrontEndError) -> FrontEnd {
-    FrontEnd(try FrontEndSocket.connect(path: path), abilities)
+    FrontEnd(try FrontEndSocket.connect(path: path, seconds: seconds), abilities)
   }
 
   /// Negotiated so far.
@@ -228,15 +228,25 @@ extension FrontEnd {
   ///   where rings start enabled.
   public func start(_ ring: FrontEndRing, enable: Bool = true) throws(FrontEndError) {
     let queue = ring.queue
-    try tell(.setVringNum, FrontEnd.vringState(ring.index, UInt32(queue.size)))
-    try tell(.setVringBase, FrontEnd.vringState(ring.index, UInt32(queue.usedIndex)))
-    try setAddresses(
-      ring.index, descriptors: queue.ram.frontEnd(of: queue.descriptorTable),
-      used: queue.ram.frontEnd(of: queue.usedRing), avail: queue.ram.frontEnd(of: queue.availRing))
+    try configure(
+      ring.index, size: queue.size, base: UInt32(queue.usedIndex), in: queue.ram,
+      descriptors: queue.descriptorTable, avail: queue.availRing, used: queue.usedRing)
     try setDescriptor(.setVringErr, ring.index, ring.error.raw)
     try setDescriptor(.setVringCall, ring.index, ring.call.raw)
     try setDescriptor(.setVringKick, ring.index, ring.kick.raw)
     if enable, features.contains(.protocolFeatures) { try self.enable(ring.index) }
+  }
+
+  /// Where a ring of either format lies, and where it begins (SET_VRING_BASE).
+  public func configure(
+    _ index: Int, size: Int, base: UInt32, in ram: GuestRAM, descriptors: GuestAddress,
+    avail: GuestAddress, used: GuestAddress
+  ) throws(FrontEndError) {
+    try tell(.setVringNum, FrontEnd.vringState(index, UInt32(size)))
+    try tell(.setVringBase, FrontEnd.vringState(index, base))
+    try setAddresses(
+      index, descriptors: ram.frontEnd(of: descriptors), used: ram.frontEnd(of: used),
+      avail: ram.frontEnd(of: avail))
   }
 }
 

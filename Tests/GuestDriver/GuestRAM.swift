@@ -18,9 +18,13 @@ public final class GuestRAM: @unchecked Sendable {
   /// Next free offset of each region.
   private var cursors: [UInt64]
 
-  /// - Parameter regions: guest address and size in bytes, both multiples of 4096.  Memory that is
-  ///   not touched costs nothing, so a region of several GiB is fine.
-  public init(_ regions: [(guest: UInt64, size: UInt64)]) throws(Errno) {
+  /// - Parameters:
+  ///   - regions: guest address and size in bytes, both multiples of 4096.  Memory that is not
+  ///     touched costs nothing, so a region of several GiB is fine.
+  ///   - sealed: the file can change its length no more, as QEMU's.
+  public init(
+    _ regions: [(guest: UInt64, size: UInt64)], sealed: Bool = false
+  ) throws(Errno) {
     precondition(regions.allSatisfy { $0.guest % 4096 == 0 && $0.size % 4096 == 0 })
     var offset: UInt64 = 0
     var descriptions: [MemoryRegionDescription] = []
@@ -35,10 +39,15 @@ public final class GuestRAM: @unchecked Sendable {
     }
     self.descriptions = descriptions
     cursors = regions.map { _ in 0 }
-    file = OwnedDescriptor(
-      adopting: try checkedCall { unsafe memfd_create("guest-ram", UInt32(MFD_CLOEXEC)) })
+    if sealed {
+      file = try OwnedDescriptor.sealedMemory(name: "guest-ram", length: Int(offset))
+    } else {
+      file = OwnedDescriptor(
+        adopting: try checkedCall { unsafe memfd_create("guest-ram", UInt32(MFD_CLOEXEC)) })
+      let raw = file.raw
+      try checkedCall { ftruncate(raw, off_t(offset)) }
+    }
     let raw = file.raw
-    try checkedCall { ftruncate(raw, off_t(offset)) }
     mapping = try Mapping(
       length: Int(offset), descriptor: raw, flags: CInt(MAP_SHARED) | CInt(MAP_NORESERVE))
   }
@@ -125,8 +134,10 @@ public final class GuestRAM: @unchecked Sendable {
   }
 
   /// Fresh memory inside one region.
-  public func allocate(_ bytes: Int, alignment: Int = 1) -> GuestAddress {
-    for (i, d) in descriptions.enumerated() {
+  /// - Parameter region: which one; nil: the first with room.
+  public func allocate(_ bytes: Int, alignment: Int = 1, region: Int? = nil) -> GuestAddress {
+    for i in region.map({ $0..<$0 + 1 }) ?? descriptions.indices {
+      let d = descriptions[i]
       let start = (cursors[i] + UInt64(alignment - 1)) / UInt64(alignment) * UInt64(alignment)
       if start <= d.size, UInt64(bytes) <= d.size - start {
         cursors[i] = start + UInt64(bytes)
