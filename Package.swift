@@ -116,6 +116,21 @@ var targets: [Target] = [
     name: "path-cost",
     dependencies: ["GuestDriver", "VirtioNet", "HostPort", "Virtqueue", "GuestMemory", "Linux"],
     path: "Tests/Bench/path-cost", swiftSettings: strict),
+  // A driver to measure back-ends with; `swift build -c release --product bench-driver`.
+  .executableTarget(
+    name: "bench-driver",
+    dependencies: [
+      "GuestDriver", "Virtqueue", "GuestMemory", "SharedRing", "Linux", "CLinux",
+      .product(name: "ArgumentParser", package: "swift-argument-parser"),
+    ],
+    path: "Tests/Bench/driver", swiftSettings: strict),
+  .testTarget(
+    name: "BenchDriverTests",
+    dependencies: [
+      "bench-driver", "VirtioNet", "VhostUser", "HostPort", "Linux",
+      .product(name: "ArgumentParser", package: "swift-argument-parser"),
+    ],
+    swiftSettings: strict),
   // Black box: knows the release binary, and none of the modules.
   .testTarget(name: "SystemTests", swiftSettings: strict),
 ]

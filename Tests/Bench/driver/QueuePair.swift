@@ -1,0 +1,118 @@
+// A receive and a transmit queue of the benchmark's guest, with frames in their buffers.
+//
+// All that is mutable is behind `HotState`: the class itself is read only.
+import GuestDriver
+import GuestMemory
+import Linux
+import SharedRing
+
+final class QueuePair<Ring: PollingRing & ~Copyable> {
+  private let index: Int
+  private let size: Int
+  let transmit: Ring
+  let receive: Ring
+  private let transmitBuffers: BufferCycle
+  private let receiveBuffers: BufferCycle
+  private let transmitKick: EventDescriptor
+  private let receiveKick: EventDescriptor
+  /// The back-end's calls, which nobody reads.
+  private let call: EventDescriptor
+  private let kickCount = HotState(0)
+  private let template: FrameTemplate
+
+  init(
+    _ index: Int, in ram: GuestRAM, _ options: DeviceOptions, eventIdx: Bool,
+    generator: inout SeededGenerator
+  ) throws {
+    self.index = index
+    size = options.queueSize
+    receive = Ring(in: ram, size: size, writable: true, eventIdx: eventIdx)
+    transmit = Ring(in: ram, size: size, writable: false, eventIdx: eventIdx)
+    receiveBuffers = BufferCycle(
+      in: ram, room: options.receiveRoom, ringSize: size, generator: &generator)
+    transmitBuffers = BufferCycle(
+      in: ram, room: options.transmitRoom, ringSize: size, generator: &generator)
+    transmitKick = try EventDescriptor()
+    receiveKick = try EventDescriptor()
+    call = try EventDescriptor()
+    template = FrameTemplate(size: options.size)
+    for i in 0..<transmitBuffers.count { unsafe template.write(to: transmitBuffers[i].bytes) }
+  }
+
+  /// Gives the rings to the back-end, the receive ring full of buffers.
+  func start(_ frontEnd: FrontEnd, _ ram: GuestRAM) throws {
+    while receive.free > 0 { addReceiveBuffer() }
+    receive.publish()
+    try start(frontEnd, ram, 2 * index, receive.place, receiveKick)
+    try start(frontEnd, ram, 2 * index + 1, transmit.place, transmitKick)
+    receiveKick.signal()
+  }
+
+  private func start(
+    _ frontEnd: FrontEnd, _ ram: GuestRAM, _ ring: Int, _ place: RingPlace, _ kick: EventDescriptor
+  ) throws {
+    try frontEnd.configure(
+      ring, size: size, base: place.base, in: ram, descriptors: place.descriptors,
+      avail: place.avail, used: place.used)
+    try frontEnd.setDescriptor(.setVringCall, ring, call.raw)
+    try frontEnd.setDescriptor(.setVringKick, ring, kick.raw)
+    try frontEnd.enable(ring)
+  }
+
+  /// Kicks so far.
+  var kicks: Int { kickCount.value }
+
+  // MARK: To the device
+
+  /// Writes a frame with this number and puts it into the ring, where there must be a place.
+  @inline(__always)
+  func prepare(_ number: UInt64) {
+    let buffer = transmitBuffers.put()
+    unsafe FrameTemplate.number(buffer.bytes, number)
+    transmit.add(buffer.address, UInt32(truncatingIfNeeded: template.length))
+  }
+
+  /// Makes prepared frames visible, and kicks if the device wants that.
+  @inline(__always)
+  func send() {
+    transmit.publish()
+    if transmit.wantsKick() { kick(transmitKick) }
+  }
+
+  @inline(never)
+  private func kick(_ descriptor: EventDescriptor) {
+    descriptor.signal()
+    kickCount.value &+= 1
+  }
+
+  /// Takes back what the device has sent.  Returns how many frames.
+  @inline(__always)
+  func reap() -> Int {
+    var count = 0
+    while transmit.used() >= 0 { count &+= 1 }
+    return count
+  }
+
+  // MARK: From the device
+
+  @inline(__always)
+  private func addReceiveBuffer() {
+    receive.add(receiveBuffers.put().address, UInt32(truncatingIfNeeded: receiveBuffers.room))
+  }
+
+  /// The number of the frame that was received in `length` bytes, which must be one of ours.
+  @inline(__always)
+  func read(_ length: Int) -> UInt64 {
+    guard let number = unsafe template.number(of: receiveBuffers.take().bytes, length: length)
+    else { giveUp("what came back is not what was sent (\(length) bytes with header)") }
+    return number
+  }
+
+  /// Gives the device a buffer for the one that was read.
+  @inline(__always)
+  func replenish() {
+    addReceiveBuffer()
+    receive.publish()
+    if receive.wantsKick() { kick(receiveKick) }
+  }
+}
