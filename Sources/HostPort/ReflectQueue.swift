@@ -97,10 +97,9 @@ final class ReflectQueue: HostPortQueue {
   func reserve(_ most: Int, into batch: borrowing FrameBatch) {
     let layout = state.value.layout
     let room = min(batch.capacity &- batch.count, state.value.free.count)
-    for _ in 0..<min(most, room) {
+    unsafe batch.append(count: min(most, room)) {
       let chunk = state.value.free.pop()
-      unsafe batch.append(
-        Frame(data: layout.pointer(to: chunk), length: longestFrame, token: chunk))
+      return unsafe Frame(data: layout.pointer(to: chunk), length: longestFrame, token: chunk)
     }
   }
 

@@ -71,14 +71,15 @@ final class SyntheticQueue: HostPortQueue {
     let length = state.value.generatedLength
     guard length > 0 else { return }
     let layout = state.value.layout
-    for _ in 0..<min(batch.capacity &- batch.count, state.value.receiveFrames.count) {
+    let count = min(batch.capacity &- batch.count, state.value.receiveFrames.count)
+    unsafe batch.append(count: count) {
       let chunk = state.value.receiveFrames.pop()
       let data = unsafe layout.pointer(to: chunk)
       let sequence = state.value.sequence.bigEndian
       unsafe data.storeBytes(
         of: sequence, toByteOffset: FrameSource.sequenceOffset, as: UInt64.self)
       state.value.sequence &+= 1
-      unsafe batch.append(Frame(data: data, length: length, token: chunk))
+      return unsafe Frame(data: data, length: length, token: chunk)
     }
   }
 
@@ -90,10 +91,9 @@ final class SyntheticQueue: HostPortQueue {
   func reserve(_ most: Int, into batch: borrowing FrameBatch) {
     let layout = state.value.layout
     let room = min(batch.capacity &- batch.count, state.value.transmitFrames.count)
-    for _ in 0..<min(most, room) {
+    unsafe batch.append(count: min(most, room)) {
       let chunk = state.value.transmitFrames.pop()
-      unsafe batch.append(
-        Frame(data: layout.pointer(to: chunk), length: longestFrame, token: chunk))
+      return unsafe Frame(data: layout.pointer(to: chunk), length: longestFrame, token: chunk)
     }
   }
 
