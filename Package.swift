@@ -107,7 +107,7 @@ var targets: [Target] = [
   .testTarget(
     name: "DaemonTests",
     dependencies: [
-      "vhost-user-xdp", "AFXDP", "HostPort", "Packet", "Linux", "CLinux",
+      "vhost-user-xdp", "VirtioNet", "AFXDP", "HostPort", "Packet", "Linux", "CLinux",
       .product(name: "Logging", package: "swift-log"),
     ],
     swiftSettings: strict),

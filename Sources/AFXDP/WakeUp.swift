@@ -36,7 +36,8 @@ extension XDPSocket {
     }
   }
 
-  /// Wakes the kernel for the fill ring of `descriptor`: only zero-copy drivers ask for it.
+  /// Wakes the kernel for the fill ring of `descriptor`, which only zero-copy drivers ask for; or, if
+  /// the kernel polls for this socket, has it take what the device has received.
   public static func wakeReceive(_ descriptor: CInt) {
     _ = recvfrom(descriptor, nil, 0, CInt(MSG_DONTWAIT), nil, nil)
   }

@@ -42,3 +42,11 @@ public enum Steering: Equatable, Sendable {
   /// Unicast to these addresses (6 bytes each), and every multicast and broadcast frame.
   case addresses([[UInt8]])
 }
+
+/// Whether the kernel does a device's work (NAPI) when the socket's owner looks, in place of the
+/// device's interrupts.
+public enum BusyPolling: Equatable, Sendable {
+  case off
+  case on
+  case refused(String)
+}

@@ -73,6 +73,9 @@ public struct XDPSocket: ~Copyable, Sendable {
   /// Bytes that may be on their way through the device at once; the default of about 200 KiB
   /// holds up a NIC that completes late.
   static let sendBuffer: CInt = 16 << 20
+  /// Packets that the kernel takes from the device at a call, with busy polling: as many as it takes
+  /// at an interrupt.
+  static let busyPollBudget: CInt = 64
 
   public let interface: XDPInterface
   public let queue: Int
@@ -82,6 +85,7 @@ public struct XDPSocket: ~Copyable, Sendable {
   public let transmitPath: TransmitPath
   /// Why zero-copy was wanted and not got; nil if it was got or not wanted.
   public let copyReason: String?
+  public let busyPolling: BusyPolling
   public let rings: HotState<XDPRings>
   public let memory: FrameMemory
   private let socket: MappedSocket
@@ -91,10 +95,11 @@ public struct XDPSocket: ~Copyable, Sendable {
   ///   - memory: frames in both budgets; the queue takes it over.
   ///   - mode: where the program that will feed the socket is attached.
   ///   - multiBuffer: packets may lie in several frames; see `multiBufferRefusal`.
+  ///   - busyPolling: asks for it.
   public init(
     interface: XDPInterface, queue: Int, memory: consuming FrameMemory,
     sizes: XDPRingSizes = XDPRingSizes(), mode: XDPMode, copyMode: CopyModeChoice,
-    multiBuffer: Bool = false
+    multiBuffer: Bool = false, busyPolling: Bool = false
   ) throws(XDPSocketError) {
     let place = "\(interface.name) queue \(queue)"
     var socket = try XDPSocket.open(for: place)
@@ -105,6 +110,7 @@ public struct XDPSocket: ~Copyable, Sendable {
     copyReason = try XDPSocket.bind(
       socket, interface: interface, queue: queue, mode: mode, choice: copyMode,
       flags: multiBuffer ? MappedSocket.multiBufferFlag : 0)
+    self.busyPolling = busyPolling ? socket.preferBusyPolling() : .off
     let options = try? socket.option(XDP_OPTIONS, default: xdp_options())
     zeroCopy = options.map { $0.flags & UInt32(XDP_OPTIONS_ZEROCOPY) != 0 } ?? false
     transmitPath = TransmitPath(zeroCopy: zeroCopy, driver: driverName(of: interface.name))
@@ -252,5 +258,31 @@ extension MappedSocket {
     var bytes = XDPSocket.sendBuffer
     // SO_SNDBUFFORCE
     _ = unsafe setsockopt(descriptor, SOL_SOCKET, 32, &bytes, socklen_t(MemoryLayout<CInt>.size))
+  }
+
+  /// Asks for busy polling (Linux 5.11).
+  fileprivate func preferBusyPolling() -> BusyPolling {
+    let options: [(name: String, number: CInt, value: CInt)] = [
+      ("SO_PREFER_BUSY_POLL", 69, 1),
+      // Only whether it is 0 matters to a socket that never blocks.
+      ("SO_BUSY_POLL", 46, 20),
+      ("SO_BUSY_POLL_BUDGET", 70, XDPSocket.busyPollBudget),
+    ]
+    for option in options {
+      var value = option.value
+      let size = socklen_t(MemoryLayout<CInt>.size)
+      guard unsafe setsockopt(descriptor, SOL_SOCKET, option.number, &value, size) != 0 else {
+        continue
+      }
+      let error = Errno.current
+      let remedy =
+        switch error.code {
+        case EPERM: "; give CAP_NET_ADMIN"
+        case ENOPROTOOPT: "; it needs Linux 5.11 with CONFIG_NET_RX_BUSY_POLL"
+        default: ""
+        }
+      return .refused("\(option.name): \(error)\(remedy)")
+    }
+    return .on
   }
 }

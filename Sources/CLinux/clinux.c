@@ -3,12 +3,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/utsname.h>
+#include <time.h>
 #include <unistd.h>
 
 ssize_t clinux_recv_fds(int socket, void *buffer, size_t length, int *fds, int *count, int flags) {
@@ -129,4 +132,16 @@ int clinux_map_again(void *target, void *source, size_t length) {
   /* An old size of 0 leaves the pages where they are too. */
   void *mapped = mremap(source, 0, length, MREMAP_MAYMOVE | MREMAP_FIXED, target);
   return mapped == MAP_FAILED ? -errno : 0;
+}
+
+void clinux_epoll_wait(int epoll, int64_t nanoseconds) {
+  struct epoll_event events[32];
+#ifdef SYS_epoll_pwait2
+  struct timespec limit = {nanoseconds / 1000000000, nanoseconds % 1000000000};
+  long result =
+      syscall(SYS_epoll_pwait2, epoll, events, 32, nanoseconds < 0 ? NULL : &limit, NULL, 0);
+  if (result >= 0 || errno != ENOSYS) return;
+#endif
+  int64_t milliseconds = nanoseconds < 0 ? -1 : (nanoseconds + 999999) / 1000000;
+  epoll_wait(epoll, events, 32, milliseconds > INT_MAX ? INT_MAX : (int)milliseconds);
 }

@@ -19,6 +19,8 @@ public struct XDPPortOptions: Sendable {
   /// The guest's addresses; empty: the interface is dedicated to the guest.
   public var addresses: [MACAddress] = []
   public var rings = XDPRingSizes()
+  /// Asks the kernel to do the device's work when a worker looks.
+  public var busyPolling = false
 
   public init(interface: XDPInterface, mtu: Int, queueCount: Int = 1, numaNode: Int? = nil) {
     self.interface = interface
@@ -103,7 +105,8 @@ public final class XDPPort: HostPort {
     do {
       socket = try XDPSocket(
         interface: options.interface, queue: index, memory: memory, sizes: options.rings,
-        mode: program.mode, copyMode: options.copyMode, multiBuffer: framesPerPacket > 1)
+        mode: program.mode, copyMode: options.copyMode, multiBuffer: framesPerPacket > 1,
+        busyPolling: options.busyPolling)
     } catch {
       throw PortError(error.description)
     }

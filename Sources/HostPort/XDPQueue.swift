@@ -27,6 +27,8 @@ final class XDPQueue: HostPortQueue {
   private let socket: XDPSocket
   private let fd: CInt
   private let longestFrame: UInt32
+  /// The kernel does the device's work for this queue only when it is called.
+  private let drivesDevice: Bool
   /// Keeps the program attached.
   private let program: XDPProgram
   private let link = HotState(LinkState())
@@ -60,6 +62,12 @@ final class XDPQueue: HostPortQueue {
     mode += "; transmit: \(socket.transmitPath.rawValue)"
     mode += "; frame memory in \(socket.memory.pages == .huge ? "huge" : "normal") pages"
     if let node = socket.memory.node { mode += " on NUMA node \(node)" }
+    switch socket.busyPolling {
+    case .off: break
+    case .on: mode += "; the kernel polls when the worker looks"
+    case .refused(let reason): mode += "; no busy polling by the kernel: \(reason)"
+    }
+    drivesDevice = socket.busyPolling == .on
     self.mode = mode
     self.socket = socket
     self.program = program
@@ -67,8 +75,12 @@ final class XDPQueue: HostPortQueue {
 
   func receive(into batch: borrowing FrameBatch) {
     if socket.rings.value.refill() { XDPSocket.wakeReceive(fd) }
-    let slots = socket.rings.value.receive.peek(
-      UInt32(truncatingIfNeeded: batch.capacity &- batch.count))
+    let room = UInt32(truncatingIfNeeded: batch.capacity &- batch.count)
+    var slots = socket.rings.value.receive.peek(room)
+    if slots.count == 0 && drivesDevice {
+      XDPSocket.wakeReceive(fd)
+      slots = socket.rings.value.receive.peek(room)
+    }
     guard slots.count > 0 else { return }
     let layout = socket.rings.value.layout
     if framesPerPacket > 1 {
@@ -261,8 +273,13 @@ final class XDPQueue: HostPortQueue {
       link.value.isDown = false
       let now = socket.rings.value.transmit.pending
       if now == 0 { return false }
-      // No progress: the device is full, and time has to pass.
-      if now == before { return true }
+      // No progress: the device is full, and time has to pass; or the completion ring is, and a guest
+      // that sends nothing more would never empty it.
+      if now == before {
+        let stray = socket.rings.value.reap()
+        if stray > 0 { count(strays, stray) }
+        return true
+      }
       before = now
     }
     return true

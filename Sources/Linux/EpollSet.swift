@@ -57,6 +57,12 @@ public struct EpollSet: ~Copyable, Sendable {
     }
   }
 
+  /// Waits for an event, or until the time is over: for who looks everywhere anyway.
+  /// - Parameter nanoseconds: whole milliseconds, rounded up, before Linux 5.11; nil: without end.
+  public func wait(nanoseconds: UInt64?) {
+    clinux_epoll_wait(descriptor.raw, nanoseconds.map { Int64(clamping: $0) } ?? -1)
+  }
+
   private func control(
     _ operation: CInt, _ fd: CInt, _ interest: Interest, _ tag: UInt64
   ) throws(Errno) {

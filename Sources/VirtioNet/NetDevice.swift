@@ -46,10 +46,11 @@ public final class NetDevice: Device {
   ///   - cpus: one worker for each, bound to it; empty: one unbound worker a queue pair.  There are
   ///     no more workers than queue pairs, or than port queues.
   ///   - control: offers configuration space and control queue.
+  ///   - polling: how the workers wait.
   ///   - log: called on any thread, at most `LogLimit.burst` times and then once a second.
   public init(
     port: any HostPort, queuePairs: Int, cpus: [Int], control: ControlOptions? = nil,
-    log: @escaping @Sendable (String) -> Void
+    polling: Polling = Polling(), log: @escaping @Sendable (String) -> Void
   ) throws(PortError) {
     let portQueues = port.capabilities.queueCount
     precondition(queuePairs >= 1 && portQueues >= 1)
@@ -82,7 +83,8 @@ public final class NetDevice: Device {
     for index in 0..<placement.workers {
       do throws(Errno) {
         workers.append(
-          try WorkerThread(index: index, cpu: cpus.isEmpty ? nil : cpus[index], log: log))
+          try WorkerThread(
+            index: index, cpu: cpus.isEmpty ? nil : cpus[index], polling: polling, log: log))
       } catch {
         for worker in workers { worker.end() }
         throw PortError(

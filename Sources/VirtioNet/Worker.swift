@@ -1,5 +1,6 @@
 // One thread of the data path: it owns a set of port queues and a set of virtqueues and moves
-// packets between them, in turns, until nothing moves; then it sleeps in epoll.
+// packets between them, in turns, until nothing moves; then it waits as `WaitPolicy` says, and while
+// it spins nobody kicks it.
 //
 // The control plane reaches it by messages only.  A queue is started and stopped between two
 // turns, so stopping answers when nothing touches the guest's memory any more.
@@ -7,6 +8,12 @@
 // Going to sleep is the delicate moment: kicks are wanted again, then every ring is looked at once
 // more (Notification.swift).  Kick descriptors are watched edge-triggered and never read: a system
 // call less per wake-up.
+//
+// Frames that the kernel does not take, or does not give back, are waited for by EPOLLOUT: a socket
+// reports it for each frame that it has done with, in copy mode, and for each look of the driver at
+// the TX ring in zero-copy mode.  Completions alone are reported by no driver that works on the UMEM
+// itself, and one that stops looks may do so just after we found it looking, so the worker also looks
+// by itself, at intervals that grow.
 package import GuestMemory
 package import HostPort
 package import Linux
@@ -53,16 +60,20 @@ package final class Worker {
   private var faultsReported: Set<Int> = []
   /// By ring behind a vIOMMU: who gets to hear what translations it lacks.
   private var misses: [Int: Mailbox<TranslationMiss>] = [:]
+  private let polling: Polling
   private var isRunning = true
 
-  /// Empty turns before going to sleep: about 20 microseconds.  A blocked reader costs the sender
-  /// of each frame a wake-up, a spinning one nothing.
-  private static let spinTurns = 40
+  /// Turns between two looks at what is rarely due.
+  private static let choreTurns: UInt32 = 1024
+  /// How long it sleeps at first, and at most, while the kernel has frames; in nanoseconds.
+  private static let naps: (first: UInt64, longest: UInt64) = (50_000, 1_000_000)
 
-  package init(mailbox: Mailbox<WorkerMessage>, log: @escaping @Sendable (String) -> Void)
-    throws(Errno)
-  {
+  package init(
+    mailbox: Mailbox<WorkerMessage>, polling: Polling = Polling(),
+    log: @escaping @Sendable (String) -> Void
+  ) throws(Errno) {
     self.mailbox = mailbox
+    self.polling = polling
     self.log = log
     epoll = try EpollSet()
     // By edge: mail is often read between `post`'s two steps, before its wake-up is written, and
@@ -72,30 +83,29 @@ package final class Worker {
 
   /// The thread's body: returns after `.end`.
   package func run() {
-    var idleTurns = 0
+    var policy = WaitPolicy(polling)
+    var nap = Worker.naps.first
     var turns: UInt32 = 0
     while isRunning {
-      if readMail() {
-        idleTurns = 0
-        continue
-      }
-      let moved = turn()
+      if readMail() { continue }
+      let moved = turn() > 0
       if !misses.isEmpty { reportMisses() }
       let pending = flush()
+      if moved { nap = Worker.naps.first }
       turns &+= 1
-      if turns & 1023 == 0 { shed() }
-      if moved > 0 {
-        idleTurns = 0
-      } else if idleTurns < Worker.spinTurns {
-        idleTurns += 1
-        for _ in 0..<8 { spinPause() }
-      } else {
+      if turns % Worker.choreTurns == 0 { doChores() }
+      if policy.sleeps(moved: moved, now: MonotonicClock.nanoseconds) || (!moved && !hasRings) {
         reportFaults()
-        sleep(pending: pending)
-        idleTurns = 0
+        sleep(pending: pending, nap: nap)
+        nap = min(2 &* nap, Worker.naps.longest)
+      } else if !moved {
+        spinPause()
       }
     }
   }
+
+  /// Without rings there is nothing to wait for but mail.
+  private var hasRings: Bool { transmit.count &+ receive.count > 0 }
 
   /// Does what the control plane asked for.  Returns whether it asked for anything.
   package func readMail() -> Bool {
@@ -121,34 +131,42 @@ package final class Worker {
     return pending
   }
 
-  private func shed() {
+  private func doChores() {
     feeds.forEach { $0.shedIfDue() }
+    reportFaults()
   }
 
   // MARK: sleeping
 
-  private func sleep(pending: Bool) {
+  /// - Parameters:
+  ///   - pending: frames wait for the kernel to take them.
+  ///   - nap: how long to sleep if the kernel has frames.
+  private func sleep(pending: Bool, nap: UInt64) {
     var again = false
-    var timeout: CInt = pending || !unkicked.isEmpty ? 1 : -1
+    var isCongested = pending
     transmit.forEach { path in
       if path.isStarved {
-        timeout = 1
+        isCongested = true
       } else if path.queue.enableKicks() {
         again = true
       }
     }
+    var timeout = isCongested ? nap : unkicked.isEmpty ? nil : Worker.naps.longest
     feeds.forEach { feed in
       if feed.isStalled {
         if let target = feed.target, target.queue.enableKicks(beyond: target.seenChains) {
           again = true
         }
-        if timeout < 0 { timeout = CInt(ReceiveFeed.patience) }
+        if timeout == nil { timeout = ReceiveFeed.patience &* 1_000_000 }
       } else if feed.port.hasFramesWaiting && feed.target != nil {
         again = true
       }
-      watch(feed, feed.target != nil && !feed.isStalled)
+      var interest: EpollSet.Interest = []
+      if feed.target != nil && !feed.isStalled { interest.insert(.readable) }
+      if isCongested { interest.insert(.writable) }
+      watch(feed, interest)
     }
-    if !again && !mailbox.hasMail { epoll.wait(milliseconds: timeout) { _, _ in } }
+    if !again && !mailbox.hasMail { epoll.wait(nanoseconds: timeout) }
     transmit.forEach { $0.queue.disableKicks() }
     feeds.forEach { feed in
       guard feed.isStalled else { return }
@@ -158,12 +176,13 @@ package final class Worker {
   }
 
   /// Watches a port queue, or loses interest in it: a socket that stays readable while nobody may
-  /// read it would keep the worker awake.
-  private func watch(_ feed: ReceiveFeed, _ wanted: Bool) {
-    guard wanted != feed.isWatched, let fd = feed.port.descriptor else { return }
+  /// read it would keep the worker awake.  A change reports at once what is so already, which is the
+  /// look between asking and sleeping; so what does not change is left alone.
+  private func watch(_ feed: ReceiveFeed, _ interest: EpollSet.Interest) {
+    guard interest != feed.interest, let fd = feed.port.descriptor else { return }
     do throws(Errno) {
-      try epoll.modify(fd, wanted ? [.readable, .edge] : .none, tag: 1)
-      feed.isWatched = wanted
+      try epoll.modify(fd, interest.isEmpty ? .none : interest.union(.edge), tag: 1)
+      feed.interest = interest
     } catch { log("port queue \(feed.port.index): epoll: \(error)") }
   }
 

@@ -5,13 +5,15 @@ final class WorkerThread {
   private let mailbox: Mailbox<WorkerMessage>
   private var thread: PinnedThread?
 
-  init(index: Int, cpu: Int?, log: @escaping @Sendable (String) -> Void) throws(Errno) {
+  init(
+    index: Int, cpu: Int?, polling: Polling, log: @escaping @Sendable (String) -> Void
+  ) throws(Errno) {
     let mailbox = try Mailbox<WorkerMessage>()
     self.mailbox = mailbox
     let started = try Reply<Errno?>()
     let thread = try PinnedThread(name: "worker-\(index)", cpu: cpu) {
       do throws(Errno) {
-        let worker = try Worker(mailbox: mailbox, log: log)
+        let worker = try Worker(mailbox: mailbox, polling: polling, log: log)
         started.fulfil(nil)
         worker.run()
       } catch { started.fulfil(error) }

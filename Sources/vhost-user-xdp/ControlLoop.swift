@@ -72,7 +72,8 @@ struct ControlLoop: ~Copyable {
     }
     let device = try starting {
       try NetDevice(
-        port: port, queuePairs: options.queuePairs, cpus: options.cpus.cpus, control: control
+        port: port, queuePairs: options.queuePairs, cpus: options.cpus.cpus, control: control,
+        polling: options.polling
       ) { logger.warning("\($0)") }
     }
     try starting {

@@ -100,6 +100,7 @@ struct HostSide: ~Copyable {
     portOptions.xdpMode = options.xdpMode ?? .auto
     portOptions.copyMode = options.copyMode ?? .auto
     portOptions.addresses = preflight.addresses
+    portOptions.busyPolling = options.preferBusyPoll
     let port = try starting { try XDPPort(portOptions) }
     for note in port.notes { logger.notice("\(note)") }
     self.port = port

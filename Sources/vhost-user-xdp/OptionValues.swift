@@ -4,6 +4,7 @@ public import ArgumentParser
 import HostPort
 public import Logging
 import Packet
+public import VirtioNet
 
 /// What --interface names.
 enum PortName: Equatable, CustomStringConvertible {
@@ -94,4 +95,5 @@ extension MACAddress {
 
 extension XDPModeChoice: ExpressibleByArgument {}
 extension CopyModeChoice: ExpressibleByArgument {}
+extension PollMode: ExpressibleByArgument {}
 extension Logger.Level: @retroactive ExpressibleByArgument {}

@@ -6,6 +6,7 @@ import AFXDP
 import ArgumentParser
 import Logging
 import Packet
+import VirtioNet
 
 struct Options: ParsableArguments {
   static let version = "0.1.0"
@@ -134,6 +135,35 @@ struct Options: ParsableArguments {
   var cpus = CPUList(cpus: [])
 
   @Option(
+    name: .customLong("poll"),
+    help: ArgumentHelp(
+      "How workers wait for packets: adaptive, busy or sleep.",
+      discussion: """
+        adaptive spins while the next packet is likely to come soon, and else sleeps; busy never \
+        sleeps while a guest has rings, and takes the whole CPU; sleep never spins. The default is \
+        adaptive.
+        """, valueName: "mode"))
+  var pollMode: PollMode = .adaptive
+
+  @Option(
+    name: .customLong("poll-budget"),
+    help: ArgumentHelp(
+      "Most time that --poll=adaptive spins without work, 1 to 10000 microseconds.",
+      discussion: "Pauses that are longer are slept through. The default is 50.",
+      valueName: "µs"))
+  var pollBudget: Int?
+
+  @Flag(
+    name: .customLong("prefer-busy-poll"),
+    help: ArgumentHelp(
+      "Have the kernel serve the interface when a worker looks, in place of interrupts.",
+      discussion: """
+        For --poll=busy on a network card. It takes effect with the interface's \
+        napi_defer_hard_irqs and gro_flush_timeout set (docs/operations.md).
+        """))
+  var preferBusyPoll = false
+
+  @Option(
     name: .customLong("log-level"),
     help: ArgumentHelp(
       "Least important lines on stderr: trace, debug, info, notice, warning, error, critical.",
@@ -172,6 +202,18 @@ struct Options: ParsableArguments {
       throw ValidationError(
         "--queues=\(queuePairs): there are 1 to \(Options.mostQueuePairs) queue pairs")
     }
+    if let pollBudget {
+      guard pollMode == .adaptive else {
+        throw ValidationError(
+          "--poll-budget has no meaning with --poll=\(pollMode.rawValue): leave it out, or give "
+            + "--poll=adaptive")
+      }
+      guard Polling.budgets.contains(pollBudget) else {
+        throw ValidationError(
+          "--poll-budget=\(pollBudget): give \(Polling.budgets.lowerBound) to "
+            + "\(Polling.budgets.upperBound) microseconds, or --poll=sleep not to spin at all")
+      }
+    }
     if dedicated && !addresses.isEmpty {
       throw ValidationError(
         "--mac and --dedicated exclude each other: --mac=ADDRESS leaves the host its packets, "
@@ -199,6 +241,7 @@ struct Options: ParsableArguments {
       let inapplicable = [
         ("--mac", !addresses.isEmpty), ("--dedicated", dedicated), ("--xdp-mode", xdpMode != nil),
         ("--copy-mode", copyMode != nil), ("--no-promiscuous", noPromiscuous), ("--force", force),
+        ("--prefer-busy-poll", preferBusyPoll),
       ]
       if let (option, _) = inapplicable.first(where: \.1) {
         throw ValidationError(
@@ -206,5 +249,11 @@ struct Options: ParsableArguments {
             + "interface")
       }
     }
+  }
+}
+
+extension Options {
+  var polling: Polling {
+    Polling(mode: pollMode, budget: pollBudget ?? Polling.defaultBudget)
   }
 }

@@ -3,6 +3,7 @@ import AFXDP
 import Logging
 import Packet
 import Testing
+import VirtioNet
 
 @testable import vhost_user_xdp
 
@@ -27,6 +28,8 @@ struct OptionsTests {
     #expect(options.addresses.isEmpty && !options.dedicated && !options.client && !options.force)
     #expect(options.xdpMode == nil && options.copyMode == nil && options.cpus.cpus.isEmpty)
     #expect(options.logLevel == .info)
+    #expect(options.polling.mode == .adaptive && options.polling.budget == 50)
+    #expect(!options.preferBusyPoll)
   }
 
   @Test("every option is taken, with = or a space")
@@ -34,7 +37,8 @@ struct OptionsTests {
     let options = try options(
       "--socket-path", "s", "--interface", "eth1", "--queues=4", "--mac=52:54:00:12:34:56",
       "--mac=52-54-00-12-34-57", "--client", "--xdp-mode=skb", "--copy-mode=zero-copy",
-      "--no-promiscuous", "--force", "--cpus=2,4-7,3", "--log-level=debug")
+      "--no-promiscuous", "--force", "--cpus=2,4-7,3", "--log-level=debug", "--poll=adaptive",
+      "--poll-budget=200", "--prefer-busy-poll")
     #expect(options.queuePairs == 4)
     #expect(
       options.addresses.map(\.description) == ["52:54:00:12:34:56", "52:54:00:12:34:57"])
@@ -42,6 +46,13 @@ struct OptionsTests {
     #expect(options.xdpMode == .skb && options.copyMode == .zeroCopy)
     #expect(options.cpus.cpus == [2, 3, 4, 5, 6, 7])
     #expect(options.logLevel == .debug)
+    #expect(options.polling.budget == 200 && options.preferBusyPoll)
+  }
+
+  @Test("workers spin never, always or when it is worth it")
+  func polling() throws {
+    #expect(try options("--fd=3", "--interface=null:", "--poll=busy").polling.mode == .busy)
+    #expect(try options("--fd=3", "--interface=null:", "--poll=sleep").polling.mode == .sleep)
   }
 
   @Test("a control queue is offered on request, with an address")
@@ -72,6 +83,11 @@ struct OptionsTests {
       (["--fd=x", "--interface=eth1"], "--fd"),
       (["--fd=3", "--client", "--interface=eth1"], "excludes --fd"),
       (["--fd=3", "--interface=eth1", "--queues=0"], "1 to 128"),
+      (["--fd=3", "--interface=eth1", "--poll=often"], "adaptive"),
+      (["--fd=3", "--interface=eth1", "--poll-budget=0"], "1 to 10000 microseconds"),
+      (["--fd=3", "--interface=eth1", "--poll-budget=10001"], "--poll=sleep"),
+      (["--fd=3", "--interface=eth1", "--poll=busy", "--poll-budget=9"], "no meaning"),
+      (["--fd=3", "--interface=null:", "--prefer-busy-poll"], "--prefer-busy-poll"),
       (["--fd=3", "--interface=eth1", "--queues=129"], "1 to 128"),
       (["--fd=3", "--interface=eth1", "--dedicated", "--mac=02:00:00:00:00:01"], "exclude"),
       (["--fd=3", "--interface=eth1", "--mac=01:00:5e:00:00:01"], "unicast"),

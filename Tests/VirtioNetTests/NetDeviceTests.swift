@@ -32,14 +32,15 @@ final class Guest {
 
   init(
     pairs: Int = 1, portQueues: Int? = nil, cpus: [Int] = [],
-    features: VirtioFeatures = [.version1, .mrgRxbuf]
+    features: VirtioFeatures = [.version1, .mrgRxbuf],
+    options: ScriptedPort.Options = ScriptedPort.Options(), polling: Polling = Polling()
   ) throws {
-    var options = ScriptedPort.Options()
+    var options = options
     options.queueCount = portQueues ?? pairs
     ram = try GuestRAM(bytes: 16 << 20)
     memory = try ram.memory()
     port = try ScriptedPort(options)
-    device = try NetDevice(port: port, queuePairs: pairs, cpus: cpus) { _ in }
+    device = try NetDevice(port: port, queuePairs: pairs, cpus: cpus, polling: polling) { _ in }
     for _ in 0..<2 * pairs {
       drivers.append(ringDriver(in: ram, size: 64, features: features))
       kicks.append(try EventDescriptor())

@@ -58,3 +58,7 @@ int clinux_peer_pid(int socket);
 int clinux_ioctl(int fd, unsigned long request, void *argument);
 /* The first two numbers of the running kernel's release: major << 16 | minor. */
 int clinux_kernel_release(void);
+
+/* Waits until a descriptor of an epoll set is ready, or for so long; < 0: without end.  The events
+ * are taken and forgotten. */
+void clinux_epoll_wait(int epoll, int64_t nanoseconds);

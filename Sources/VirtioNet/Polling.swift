@@ -1,0 +1,124 @@
+// How a worker waits for the next packet: by looking again and again (spinning), or asleep.
+//
+// Spinning costs the CPU that it spins on.  Sleeping costs a kick or an interrupt on the sender's
+// side, a system call on ours, and the time to be woken, which is tens of microseconds.  So a pause
+// is worth spinning through if it will be short, and nobody knows how long it will be but from the
+// pauses before it: a worker keeps the share of those that ended within the budget, and how long
+// such ones lasted.  It spins while most did, for a few times the usual length, and not at all
+// otherwise.  One long pause therefore changes little, and a slow trickle soon costs nothing.
+//
+// Tempting and wrong: the mean of all pauses.  One second of silence outweighs a thousand packets.
+//
+// A pause that was slept through is longer by the wake-up, so that two sides that sleep would keep
+// each other asleep, although either would find the next packet soon if both spun.  Hence one pause
+// in `probeInterval` is spun through to see, where pauses are not hopelessly long.
+
+/// `--poll`: when a worker sleeps.
+public enum PollMode: String, CaseIterable, Sendable {
+  /// When the next packet is not likely to come soon.
+  case adaptive
+  /// Never, while a guest has rings.
+  case busy
+  /// As soon as there is nothing to do.
+  case sleep
+}
+
+public struct Polling: Sendable {
+  public var mode: PollMode
+  /// Most time that an adaptive worker spins without work, in microseconds.
+  public var budget: Int
+
+  public static let defaultBudget = 50
+  public static let budgets = 1...10_000
+
+  public init(mode: PollMode = .adaptive, budget: Int = Polling.defaultBudget) {
+    self.mode = mode
+    self.budget = budget
+  }
+}
+
+/// Decides after each turn of a worker whether it takes the next one or sleeps.
+package struct WaitPolicy {
+  /// The clock is read once in so many turns without work.
+  package static let clockTurns: UInt32 = 16
+  /// A worker that gave up spinning tries it again after so many pauses.
+  package static let probeInterval = 32
+  /// A pause of more than so many budgets tells nothing about spinning.
+  private static let hopeless: UInt64 = 16
+  /// A spin lasts so many times the usual pause,
+  private static let patience: UInt64 = 4
+  /// but at least this, in nanoseconds: about what a sleep costs.
+  private static let shortest: UInt64 = 10_000
+  /// `shortPauses` if all pauses are short.
+  private static let all = 256
+
+  private let mode: PollMode
+  /// In nanoseconds.
+  private let budget: UInt64
+  /// Turns without work since the last one with work.
+  private var idleTurns: UInt32 = 0
+  /// When the first of them ended.
+  private var idleSince: UInt64 = 0
+  /// How long this pause is spun through.
+  private var limit: UInt64 = 0
+  /// The worker has slept in this pause: what woke it was no packet.
+  private var hasSlept = false
+  /// Moving average, of `all`: how many pauses end within the budget.
+  private var shortPauses = WaitPolicy.all
+  /// Moving average of the length of those.
+  private var usualPause: UInt64
+  /// Pauses since the last probe that were too long, not counting hopeless ones.
+  private var sinceProbe = 0
+
+  package init(_ polling: Polling) {
+    mode = polling.mode
+    budget = UInt64(max(polling.budget, 1)) &* 1000
+    usualPause = budget
+  }
+
+  /// To be told of every turn.
+  /// - Parameters:
+  ///   - moved: whether it moved anything.
+  ///   - now: nanoseconds; read only when it is needed.
+  /// - Returns: whether the worker shall sleep now.
+  @inline(__always)
+  package mutating func sleeps(moved: Bool, now: @autoclosure () -> UInt64) -> Bool {
+    guard mode == .adaptive else { return mode == .sleep && !moved }
+    if moved {
+      if idleTurns > 0 { learn(now() &- idleSince) }
+      return false
+    }
+    idleTurns &+= 1
+    if idleTurns == 1 {
+      limit = spinTime()
+      idleSince = now()
+      hasSlept = limit == 0
+    } else if !hasSlept && idleTurns % WaitPolicy.clockTurns == 0 {
+      hasSlept = now() &- idleSince >= limit
+    }
+    return hasSlept
+  }
+
+  /// How long the pause that begins is spun through.
+  private mutating func spinTime() -> UInt64 {
+    if 2 &* shortPauses >= WaitPolicy.all {
+      return min(budget, max(WaitPolicy.patience &* usualPause, WaitPolicy.shortest))
+    }
+    guard sinceProbe >= WaitPolicy.probeInterval else { return 0 }
+    sinceProbe = 0
+    return budget
+  }
+
+  private mutating func learn(_ pause: UInt64) {
+    idleTurns = 0
+    if pause <= budget {
+      // A probe that succeeds is followed up.
+      if !hasSlept { shortPauses = max(shortPauses, WaitPolicy.all / 2) }
+      shortPauses &+= (WaitPolicy.all &- shortPauses &+ 7) / 8
+      usualPause = (usualPause &* 7 &+ pause) / 8
+    } else {
+      shortPauses &-= (shortPauses &+ 7) / 8
+      if pause <= WaitPolicy.hopeless &* budget { sinceProbe &+= 1 }
+    }
+  }
+}
