@@ -14,7 +14,7 @@ package final class ReceiveFeed {
 
   private struct State {
     var isStalled = false
-    var interest: EpollSet.Interest = .none
+    var isWatched = false
     var idleSince: UInt64 = 0
     var shedAt: UInt64 = 0
   }
@@ -55,10 +55,10 @@ package final class ReceiveFeed {
   /// The guest has too few buffers for the waiting frames.
   package var isStalled: Bool { state.value.isStalled }
 
-  /// What the worker's epoll set watches it for; the worker's business.
-  var interest: EpollSet.Interest {
-    get { state.value.interest }
-    set { state.value.interest = newValue }
+  /// Registered for readiness in the worker's epoll set; the worker's business.
+  var isWatched: Bool {
+    get { state.value.isWatched }
+    set { state.value.isWatched = newValue }
   }
 
   /// Frames that were taken from the port and are with nobody else.

@@ -9,11 +9,11 @@
 // more (Notification.swift).  Kick descriptors are watched edge-triggered and never read: a system
 // call less per wake-up.
 //
-// Frames that the kernel does not take, or does not give back, are waited for by EPOLLOUT: a socket
-// reports it for each frame that it has done with, in copy mode, and for each look of the driver at
-// the TX ring in zero-copy mode.  Completions alone are reported by no driver that works on the UMEM
-// itself, and one that stops looks may do so just after we found it looking, so the worker also looks
-// by itself, at intervals that grow.
+// While the kernel has all frames, or does not take more, the worker looks again by itself, at
+// intervals that follow the device: often enough that it never runs dry, rarely enough to have some
+// work each time.  Nothing reports completions of a driver that works on the UMEM itself; and in
+// copy mode, where EPOLLOUT does, it reports each single one, which woke a worker seven times as
+// often for the same packets.
 package import GuestMemory
 package import HostPort
 package import Linux
@@ -65,8 +65,10 @@ package final class Worker {
 
   /// Turns between two looks at what is rarely due.
   private static let choreTurns: UInt32 = 1024
-  /// How long it sleeps at first, and at most, while the kernel has frames; in nanoseconds.
-  private static let naps: (first: UInt64, longest: UInt64) = (50_000, 1_000_000)
+  /// How long it sleeps at least, and at most, while the kernel has frames; in nanoseconds.
+  private static let naps: (shortest: UInt64, longest: UInt64) = (50_000, 1_000_000)
+  /// Work after a nap that was not too short.
+  private static let napYield = FrameBatch.standardCapacity / 2
 
   package init(
     mailbox: Mailbox<WorkerMessage>, polling: Polling = Polling(),
@@ -84,21 +86,29 @@ package final class Worker {
   /// The thread's body: returns after `.end`.
   package func run() {
     var policy = WaitPolicy(polling)
-    var nap = Worker.naps.first
+    var nap = Worker.naps.shortest
+    var hasNapped = false
     var turns: UInt32 = 0
     while isRunning {
       if readMail() { continue }
-      let moved = turn() > 0
+      let moved = turn()
       if !misses.isEmpty { reportMisses() }
       let pending = flush()
-      if moved { nap = Worker.naps.first }
+      if hasNapped {
+        nap =
+          moved >= Worker.napYield
+          ? max(nap / 2, Worker.naps.shortest) : min(2 &* nap, Worker.naps.longest)
+        hasNapped = false
+      }
       turns &+= 1
       if turns % Worker.choreTurns == 0 { doChores() }
-      if policy.sleeps(moved: moved, now: MonotonicClock.nanoseconds) || (!moved && !hasRings) {
+      if policy.sleeps(moved: moved > 0, now: MonotonicClock.nanoseconds)
+        || (moved == 0 && !hasRings)
+      {
         reportFaults()
-        sleep(pending: pending, nap: nap)
-        nap = min(2 &* nap, Worker.naps.longest)
-      } else if !moved {
+        hasNapped = sleep(pending: pending, nap: nap)
+        if !hasNapped { nap = Worker.naps.shortest }
+      } else if moved == 0 {
         spinPause()
       }
     }
@@ -140,8 +150,9 @@ package final class Worker {
 
   /// - Parameters:
   ///   - pending: frames wait for the kernel to take them.
-  ///   - nap: how long to sleep if the kernel has frames.
-  private func sleep(pending: Bool, nap: UInt64) {
+  ///   - nap: how long to sleep if the kernel has frames that are needed.
+  /// - Returns: whether it has.
+  private func sleep(pending: Bool, nap: UInt64) -> Bool {
     var again = false
     var isCongested = pending
     transmit.forEach { path in
@@ -161,10 +172,7 @@ package final class Worker {
       } else if feed.port.hasFramesWaiting && feed.target != nil {
         again = true
       }
-      var interest: EpollSet.Interest = []
-      if feed.target != nil && !feed.isStalled { interest.insert(.readable) }
-      if isCongested { interest.insert(.writable) }
-      watch(feed, interest)
+      watch(feed, feed.target != nil && !feed.isStalled)
     }
     if !again && !mailbox.hasMail { epoll.wait(nanoseconds: timeout) }
     transmit.forEach { $0.queue.disableKicks() }
@@ -173,16 +181,16 @@ package final class Worker {
       feed.target?.queue.disableKicks()
       feed.shedIfDue()
     }
+    return isCongested
   }
 
   /// Watches a port queue, or loses interest in it: a socket that stays readable while nobody may
-  /// read it would keep the worker awake.  A change reports at once what is so already, which is the
-  /// look between asking and sleeping; so what does not change is left alone.
-  private func watch(_ feed: ReceiveFeed, _ interest: EpollSet.Interest) {
-    guard interest != feed.interest, let fd = feed.port.descriptor else { return }
+  /// read it would keep the worker awake.
+  private func watch(_ feed: ReceiveFeed, _ wanted: Bool) {
+    guard wanted != feed.isWatched, let fd = feed.port.descriptor else { return }
     do throws(Errno) {
-      try epoll.modify(fd, interest.isEmpty ? .none : interest.union(.edge), tag: 1)
-      feed.interest = interest
+      try epoll.modify(fd, wanted ? [.readable, .edge] : .none, tag: 1)
+      feed.isWatched = wanted
     } catch { log("port queue \(feed.port.index): epoll: \(error)") }
   }
 
