@@ -4,8 +4,8 @@ import CLinux
 import Glibc
 import Linux
 
-/// `SOL_XDP`, which Swift's Glibc module lacks.
-private let optionLevel: CInt = 283
+/// SOL_XDP, which Swift's Glibc module lacks.
+private let xdpLevel: CInt = 283
 
 @safe
 struct MappedSocket: ~Copyable, @unchecked Sendable {
@@ -27,10 +27,12 @@ struct MappedSocket: ~Copyable, @unchecked Sendable {
     close(descriptor)
   }
 
-  /// Sets an option of the level SOL_XDP; returns the error, nil if there is none.
-  func setOption<Value: BitwiseCopyable>(_ option: CInt, _ value: inout Value) -> Errno? {
+  /// Sets an option; returns the error, nil if there is none.
+  func setOption<Value: BitwiseCopyable>(
+    _ option: CInt, level: CInt = xdpLevel, _ value: inout Value
+  ) -> Errno? {
     let result = unsafe setsockopt(
-      descriptor, optionLevel, option, &value, socklen_t(MemoryLayout<Value>.size))
+      descriptor, level, option, &value, socklen_t(MemoryLayout<Value>.size))
     return result < 0 ? Errno.current : nil
   }
 
@@ -38,7 +40,7 @@ struct MappedSocket: ~Copyable, @unchecked Sendable {
   func option<Value: BitwiseCopyable>(_ option: CInt, default value: Value) throws(Errno) -> Value {
     var value = value
     var length = socklen_t(MemoryLayout<Value>.size)
-    guard unsafe getsockopt(descriptor, optionLevel, option, &value, &length) == 0 else {
+    guard unsafe getsockopt(descriptor, xdpLevel, option, &value, &length) == 0 else {
       throw Errno.current
     }
     return value

@@ -257,7 +257,7 @@ extension MappedSocket {
     _ = setOption(9, &budget)
     var bytes = XDPSocket.sendBuffer
     // SO_SNDBUFFORCE
-    _ = unsafe setsockopt(descriptor, SOL_SOCKET, 32, &bytes, socklen_t(MemoryLayout<CInt>.size))
+    _ = setOption(32, level: SOL_SOCKET, &bytes)
   }
 
   /// Asks for busy polling (Linux 5.11).
@@ -270,11 +270,7 @@ extension MappedSocket {
     ]
     for option in options {
       var value = option.value
-      let size = socklen_t(MemoryLayout<CInt>.size)
-      guard unsafe setsockopt(descriptor, SOL_SOCKET, option.number, &value, size) != 0 else {
-        continue
-      }
-      let error = Errno.current
+      guard let error = setOption(option.number, level: SOL_SOCKET, &value) else { continue }
       let remedy =
         switch error.code {
         case EPERM: "; give CAP_NET_ADMIN"

@@ -31,6 +31,25 @@ extension OnInterfaces {
       }
     }
 
+    @Test("where the kernel polls for who looks, frames arrive, and the queue says so")
+    func busyPolling() throws {
+      try PrivateNetwork.withVeth { a, b in
+        var polling = options(a, mode: .native)
+        polling.busyPolling = true
+        let near = try XDPPort(polling).openQueue(0)
+        let far = try XDPPort(options(b, mode: .native)).openQueue(0)
+        #expect(near.mode.hasSuffix("the kernel polls when the worker looks"))
+        #expect(!far.mode.contains("polls"))
+        for round in 0..<20 {
+          let frames = (0..<20).map { frame(number: round * 20 + $0) }
+          #expect(far.send(frames) == 20)
+          #expect(near.collect(20) == frames)
+          #expect(near.send(frames) == 20)
+          #expect(far.collect(20) == frames)
+        }
+      }
+    }
+
     @Test("more frames than either ring has places go through, and none is lost to the budgets")
     func budgets() throws {
       try PrivateNetwork.withVeth { a, b in

@@ -152,7 +152,7 @@ struct WakeUpTests {
     }
   }
 
-  @Test("a busy worker replaces the frames that a guest does not take, and reports impossible rings")
+  @Test("a busy worker drops frames that wait too long, and reports impossible rings")
   func busyChores() throws {
     let guest = try Guest(polling: Polling(mode: .busy))
     guest.start(0)
