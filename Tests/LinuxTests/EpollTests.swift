@@ -24,6 +24,21 @@ struct EpollTests {
     #expect(ready(set) == [7: .readable, .max: .readable])
   }
 
+  @Test("a wait ends after its time, or with an event")
+  func times() throws {
+    let set = try EpollSet()
+    let event = try EventDescriptor()
+    try set.add(event.raw, [.readable, .edge], tag: 1)
+    let start = MonotonicClock.nanoseconds
+    set.wait(nanoseconds: 300_000)
+    let waited = MonotonicClock.nanoseconds - start
+    #expect((300_000...1_000_000_000).contains(waited))
+    event.signal()
+    set.wait(nanoseconds: nil)
+    // By edge, it has been reported.
+    #expect(ready(set).isEmpty)
+  }
+
   @Test("an old registration of a re-used descriptor number does not answer for the new one")
   func staleTag() throws {
     let set = try EpollSet()
