@@ -1,0 +1,169 @@
+"""The tables of docs/performance.md, in Markdown, from the summaries of rows."""
+
+
+def markdown(header, rows):
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def figure(summary, contender, metric, scale=1.0, digits=2, whole=False):
+    """A median, with minimum and maximum unless there was one run only."""
+    value = summary["contenders"].get(contender, {}).get(metric)
+    if value is None:
+        return "-"
+    median, least, most = (format(value[key] * scale, f".{digits}f")
+                           for key in ("median", "minimum", "maximum"))
+    return median if value["count"] == 1 or whole else f"{median} ({least}-{most})"
+
+
+def ratio(value, bound=""):
+    if value is None:
+        return "-"
+    signs = {"at least": "≥ ", "at most": "≤ "}
+    text = f"{signs.get(bound, '')}{value['median']:.2f}"
+    return text if value["count"] == 1 else \
+        f"{text} ({value['minimum']:.2f}-{value['maximum']:.2f})"
+
+
+def name(summary):
+    return f"`{summary['row']}`"
+
+
+def mpps(summary, contender):
+    return figure(summary, contender, "packets_per_second", 1e-6, 2)
+
+
+def nanoseconds(summary, contender, metric):
+    sign = ""
+    own = summary["contenders"].get(contender, {})
+    if metric == "busy_ns" and own.get("busy_is_bound"):
+        sign = "≤ "
+    text = figure(summary, contender, metric, 1, 0, whole=True)
+    return text if text == "-" else sign + text
+
+
+def limits(summary):
+    """Who limits the rate, for the daemon and for testpmd."""
+    return " / ".join(
+        summary["contenders"].get(contender, {}).get("limited_by") or "-"
+        for contender in ("daemon", "testpmd"))
+
+
+def verdict(summary):
+    found = summary.get("verdict")
+    if not found:
+        return "-", "-"
+    return found["compared"], ratio(found["ratio"], found["bound"])
+
+
+def data_path(summaries):
+    return markdown(
+        ["row", "daemon, Mpps", "testpmd, Mpps", "limited by (daemon / testpmd)", "compared",
+         "ratio", "busy ns per packet: daemon", "testpmd"],
+        [[name(s), mpps(s, "daemon"), mpps(s, "testpmd"), limits(s), *verdict(s),
+          nanoseconds(s, "daemon", "busy_ns"), nanoseconds(s, "testpmd", "busy_ns")]
+         for s in summaries])
+
+
+def cpu(summary, contender):
+    """CPU time per packet, and how it divides."""
+    own = summary["contenders"].get(contender, {})
+    if "busy_ns" in own and summary["case"] == "receive":
+        return nanoseconds(summary, contender, "busy_ns") + " busy"
+    if "cpu_ns" not in own:
+        return "-"
+    total, user, system = (own[key]["median"] for key in ("cpu_ns", "user_ns", "system_ns"))
+    return f"{total:.0f} ({user:.0f} + {system:.0f})"
+
+
+def wire(summaries):
+    return markdown(
+        ["row", "daemon, Mpps", "testpmd, Mpps", "AF_XDP alone, Mpps", "ratio",
+         "limited by (daemon / testpmd)", "CPU ns per packet (user + system): daemon", "testpmd",
+         "AF_XDP alone", "ratio above AF_XDP alone"],
+        [[name(s), mpps(s, "daemon"), mpps(s, "testpmd"), mpps(s, "floor"),
+          ratio(s["ratios"].get("daemon", {}).get("packets_per_second")), limits(s),
+          cpu(s, "daemon"), cpu(s, "testpmd"), cpu(s, "floor"),
+          ratio(s["ratios"].get("daemon", {}).get("above_floor"))]
+         for s in summaries])
+
+
+def load(summaries):
+    return markdown(
+        ["row", "Mpps", "CPUs in use: daemon", "testpmd", "ratio"],
+        [[name(s), mpps(s, "daemon"), figure(s, "daemon", "cpu_share"),
+          figure(s, "testpmd", "cpu_share"),
+          ratio(s["ratios"].get("daemon", {}).get("cpu_share"))] for s in summaries])
+
+
+LABELS = {"adaptive": "daemon, adaptive", "busy": "daemon, busy", "sleep": "daemon, sleep",
+          "testpmd": "testpmd"}
+
+
+def latency(summaries):
+    rows = []
+    for s in summaries:
+        for contender in s["contenders"]:
+            ratios = s["ratios"].get(contender, {})
+            rows.append([
+                name(s), LABELS.get(contender, contender),
+                *[figure(s, contender, f"{point}_ns", 1e-3, 2)
+                  for point in ("p50", "p99", "p999", "max")],
+                ratio(ratios.get("p50_ns")), ratio(ratios.get("p99_ns"))])
+    return markdown(["row", "polling", "p50, µs", "p99, µs", "p99.9, µs", "largest, µs",
+                     "p50 to testpmd's", "p99 to testpmd's"], rows)
+
+
+RESTING = {
+    "idle": (("idle_cpu_percent", "CPU, % of one", 3), ("wakeups_per_second", "wake-ups a second", 1)),
+    "start": (("ready_ms", "exec to listening, ms", 1),
+              ("first_packet_ms", "exec to the first packet of a running guest, ms", 1)),
+    "memory": (("rest_mib", "resident beyond frames and guest memory, MiB", 1),
+               ("frames_mib", "frame memory, MiB", 1)),
+}
+
+
+def resting(summaries):
+    return markdown(
+        ["row", "", "daemon", "testpmd"],
+        [[name(s), label, figure(s, "daemon", metric, 1, digits),
+          figure(s, "testpmd", metric, 1, digits)]
+         for s in summaries for metric, label, digits in RESTING[s["case"]]])
+
+
+def daemons(summaries):
+    return markdown(
+        ["row", "daemon, Mpps in all", "testpmd, Mpps in all", "ratio", "CPU ns per packet: daemon",
+         "testpmd", "least share of a guest: daemon", "testpmd"],
+        [[name(s), mpps(s, "daemon"), mpps(s, "testpmd"),
+          ratio(s["ratios"].get("daemon", {}).get("packets_per_second")),
+          nanoseconds(s, "daemon", "cpu_ns"), nanoseconds(s, "testpmd", "cpu_ns"),
+          figure(s, "daemon", "least_share"), figure(s, "testpmd", "least_share")]
+         for s in summaries])
+
+
+def path_cost(text):
+    """From lines "NAME INSTRUCTIONS" of the file path-cost."""
+    rows = [line.rsplit(None, 1) for line in text.splitlines()
+            if line.strip() and not line.startswith("#")]
+    return markdown(["path", "instructions per packet"],
+                    [[f"`{row[0].strip()}`", row[1]] for row in rows if len(row) == 2])
+
+
+# Parts of the document, each from the rows of some scenarios.
+PARTS = {
+    "data-path": (("data-path",), data_path), "wire": (("wire",), wire), "load": (("load",), load),
+    "latency": (("latency",), latency), "resting": (("idle", "start", "memory"), resting),
+    "queues": (("queues",), data_path), "daemons": (("daemons",), daemons),
+}
+
+
+def parts(summaries):
+    """The tables that these summaries make: {part: Markdown}."""
+    found = {}
+    for part, (scenarios, make) in PARTS.items():
+        own = [summary for summary in summaries if summary["scenario"] in scenarios]
+        if own:
+            found[part] = make(own)
+    return found
