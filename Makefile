@@ -10,7 +10,7 @@ SHELL := bash
 TARGET ?= all
 SECONDS ?= 60
 
-.PHONY: build test check lint gates features unit-tests release-tests test-system system-tests fuzz demo bench clean help
+.PHONY: build test check lint gates features unit-tests release-tests test-system system-tests fuzz demo bench bench-quick bench-full clean help
 
 ## build          the daemon, optimised: .build/release/vhost-user-xdp
 build:
@@ -56,9 +56,17 @@ fuzz:
 demo:
 	Tests/System/demo.sh
 
-## bench          packets per second, against dpdk-testpmd; as root
+## bench          against dpdk-testpmd, into docs/performance.md; 20 minutes, as root
 bench:
-	Tests/Bench/bench.sh
+	Tests/Bench/bench.sh --document
+
+## bench-quick    the main ratios only, printed; three minutes
+bench-quick:
+	Tests/Bench/bench.sh --set=quick
+
+## bench-full     every size, ring format and kind of buffer, into docs/performance.md; hours
+bench-full:
+	Tests/Bench/bench.sh --set=full --document
 
 ## clean          removes all that was built; .lab, the downloads, only with ALL=1
 clean:

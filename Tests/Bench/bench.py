@@ -31,8 +31,10 @@ MEASURES = {
     "data-path": datapath.measure, "queues": datapath.measure, "wire": wire.measure,
     "load": wire.measure, "latency": latency.measure, "idle": resting.measure,
     "start": resting.measure, "memory": resting.measure, "daemons": scale.measure,
+    "shape": scale.shape,
 }
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+DOCUMENT = os.path.join(ROOT, "docs/performance.md")
 # CPUs that others may use in a run before its figures are doubtful.
 QUIET = 0.1
 
@@ -46,15 +48,18 @@ def parse_arguments(words=None):
     parser.add_argument("--list", action="store_true", help="prints the names of the rows")
     parser.add_argument("--rounds", type=int, help="default 5; 3 of --set=quick")
     parser.add_argument("--seconds", type=float, help="window of a run; default 1, 2 of --set=full")
-    parser.add_argument("--warm-up", type=float, default=0.4, help="before the window (default 0.4)")
-    parser.add_argument("--idle-seconds", type=float, default=30, help="of the row idle (default 30)")
+    parser.add_argument("--warm-up", type=float, default=0.4,
+                        help="before the window (default 0.4)")
+    parser.add_argument("--idle-seconds", type=float, default=30,
+                        help="of the row idle (default 30)")
     parser.add_argument("--json", default=os.path.join(ROOT, ".build/bench.json"), metavar="FILE",
                         help="where the result goes (default .build/bench.json)")
     parser.add_argument("--document", action="store_true",
                         help="writes tables and charts into docs/")
     parser.add_argument("--render", metavar="FILE",
                         help="measures nothing: writes docs/ from a result")
-    for name in ("--backend", "--near", "--floor", "--bench-driver", "--folder", "--reference-program"):
+    for name in ("--backend", "--near", "--floor", "--bench-driver", "--folder",
+                 "--reference-program"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     parser.add_argument("--huge-pages", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
@@ -80,7 +85,7 @@ def measure_all(lab, chosen, rounds):
             for contender in order(row, number):
                 try:
                     run = MEASURES[row.scenario](lab, row, contender)
-                except Failure as failure:
+                except (Failure, OSError, subprocess.CalledProcessError) as failure:
                     failures.append(f"{row.name} {contender}: {failure}")
                     print(f"bench: {failures[-1]}", file=sys.stderr)
                     continue
@@ -116,8 +121,8 @@ def machine():
 def disturbance(runs):
     others, stolen = figures.disturbance(runs)
     if others > QUIET or stolen > QUIET:
-        return (f"Other processes used up to {others:.2f} CPUs during a run, and the host took up to "
-                f"{stolen:.2f}: measure again on a quiet machine.")
+        return (f"Other processes used up to {others:.2f} CPUs during a run, and the host took up "
+                f"to {stolen:.2f}: measure again on a quiet machine.")
     return None
 
 
@@ -161,8 +166,7 @@ def run(arguments):
 
 
 def write_document(result):
-    document.write(result, os.path.join(ROOT, "docs/performance.md"),
-                   os.path.join(ROOT, "Tests/Bench/path-cost"))
+    document.write(result, DOCUMENT, os.path.join(ROOT, "Tests/Bench/path-cost"))
 
 
 def main():

@@ -1,4 +1,4 @@
-"""Puts generated parts into a Markdown file, between markers: <!-- bench:NAME --> and <!-- end -->."""
+"""Puts generated parts into a Markdown file, between <!-- bench:NAME --> and <!-- end -->."""
 
 import os
 import re

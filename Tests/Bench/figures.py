@@ -5,7 +5,7 @@ import statistics
 
 REFERENCE = "testpmd"
 METRICS = (
-    "packets_per_second", "cpu_ns", "user_ns", "system_ns", "busy_ns", "cpu_share",
+    "packets_per_second", "cpu_ns", "wall_ns", "user_ns", "system_ns", "busy_ns", "cpu_share",
     "evidence_share", "lost_share", "p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns",
     "idle_cpu_percent", "cpu_seconds", "wakeups_per_second", "ready_ms", "first_packet_ms",
     "guest_mib", "frames_mib", "rest_mib", "least_share",
@@ -22,6 +22,7 @@ def summarize(row, runs):
     summary = {"row": row.name, "scenario": row.scenario, "case": row.case, "size": row.size,
                "ring": row.ring, "mergeable": row.mergeable, "interface": row.interface,
                "load": row.load, "queues": row.queues, "daemons": row.daemons,
+               "entries": row.entries, "regions": row.regions,
                "contenders": {}, "ratios": {}}
     of = {contender: [run for run in runs
                       if run["row"] == row.name and run["contender"] == contender]
@@ -70,7 +71,8 @@ def paired(runs, references, metric):
 def above_floor(of):
     """What is left of the CPU time per packet when AF_XDP itself is taken away, as a ratio.
 
-    The floor is the median of its runs: it is subtracted from both, and its own noise is not theirs.
+    The floor is the median of its runs: it is subtracted from both, and its own noise is not
+    theirs.
     """
     metric = "busy_ns" if any("busy_ns" in run for run in of["daemon"]) else "cpu_ns"
     floors = [run[metric] for run in of["floor"] if run.get(metric) is not None]

@@ -1,5 +1,5 @@
-// What AF_XDP itself costs on an interface: the floor under every back-end that uses it.  And the far
-// end of a wire: a sender that keeps to a rate, and a reflector.
+// What AF_XDP itself costs on an interface: the floor under every back-end that uses it.  And the
+// far end of a wire: a sender that keeps to a rate, and a reflector.
 //
 //   floor transmit IFACE SIZE SECONDS      sends as fast as it can
 //   floor receive IFACE SECONDS            takes what comes and drops it
@@ -10,8 +10,8 @@
 //
 // The first three warm up for a fifth of a second, and print one line of JSON at the end: frames,
 // seconds, CPU time (user and system apart), and the part of it that was not idle polling.  They
-// busy-poll, with the rings and the batches of a good user: 2048 frames, 64 at a time, a wake-up for
-// each batch.  SIGTERM ends all of them.
+// busy-poll, with the rings and the batches of a good user: 2048 frames, 64 at a time, a wake-up
+// for each batch.  SIGTERM ends all of them.
 //
 // Raw system calls, no library: nothing is in the figure that a back-end could leave away.
 #define _GNU_SOURCE

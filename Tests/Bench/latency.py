@@ -1,7 +1,9 @@
 """Latency: a driver sends one frame, waits until it comes back, and sends the next.
 
 The daemon reflects at its port (--interface=reflect:), testpmd from receive queue to transmit
-queue of its net_vhost.  Driver and back-end have a CPU each; the driver (bench-driver) polls.
+queue of its net_vhost.  Driver and back-end have a CPU each; the driver (bench-driver) polls.  A
+row that is paced waits between two frames, 200 microseconds on average, so that a back-end that
+sleeps does sleep.
 """
 
 import json
@@ -10,6 +12,7 @@ import re
 from laboratory import FRONTEND_CPU
 from programs import Failure, Program
 
+GAP = 200
 FIGURES = ("p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns", "samples", "lost")
 
 
@@ -21,18 +24,24 @@ def measure(lab, row, contender):
             session.reference([], ["--forward-mode=io", "--port-topology=loop", "--auto-start"])
         else:
             session.daemon("--interface=reflect:", f"--poll={contender}")
-        program = session.add(Program, "bench-driver", [
-            "taskset", "-c", str(FRONTEND_CPU), lab.bench_driver, "latency",
-            f"--socket={session.socket}", f"--size={row.size}", f"--seconds={lab.seconds}",
-            *(["--packed"] if row.ring == "packed" else [])], near=False)
-        return parse(program.wait_for_end(lab.seconds + 15))
+        gap = [f"--gap-us={GAP}", "--random-gap"] if row.load == "paced" else []
+        values = bench_driver(lab, session, row, "latency", *gap)
+        if not values.get("samples"):
+            raise Failure(f"bench-driver got no frame back: {values}")
+        return {name: values[name] for name in FIGURES if name in values}
+
+
+def bench_driver(lab, session, row, command, *options):
+    """The result of bench-driver, which runs for a window."""
+    program = session.add(Program, "bench-driver", [
+        "taskset", "-c", str(FRONTEND_CPU), lab.bench_driver, command,
+        f"--socket={session.socket}", f"--size={row.size}", f"--seconds={lab.seconds}", *options,
+        *(["--packed"] if row.ring == "packed" else [])], near=False)
+    return parse(program.wait_for_end(lab.seconds + 25))
 
 
 def parse(output):
     found = re.search(r"^\{.*\}", output, re.M | re.S)
     if not found:
         raise Failure(f"bench-driver printed no result: {output[-500:]}")
-    values = json.loads(found.group(0))
-    if not values.get("samples"):
-        raise Failure(f"bench-driver got no frame back: {values}")
-    return {name: values[name] for name in FIGURES if name in values}
+    return json.loads(found.group(0))

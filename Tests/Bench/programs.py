@@ -35,7 +35,7 @@ class Program:
 
     def wait_until(self, what, condition, seconds=20, pause=0.005):
         end = time.monotonic() + seconds
-        while not condition():
+        while not holds(condition):
             if self.process.poll() is not None or time.monotonic() > end:
                 state = "ended" if self.process.poll() is not None else "is too slow"
                 raise Failure(f"{self.name} {state} before {what}\n{self.output[-2000:]}")
@@ -71,6 +71,13 @@ class Program:
             except subprocess.TimeoutExpired:
                 continue
         self.process.stdin.close()
+
+
+def holds(condition):
+    try:
+        return condition()
+    except OSError:
+        return False  # what it looks at is not there, or no longer: the process has ended
 
 
 class Daemon(Program):

@@ -65,7 +65,8 @@ def start(lab, row, contender):
 def first_packet(lab, contender):
     """The driver is the server of the socket, and stays while one back-end follows another."""
     with lab.session() as session:
-        device = f"net_virtio_user0,path={session.socket},server=1,{device_arguments('split', True)}"
+        device = (f"net_virtio_user0,path={session.socket},server=1,"
+                  f"{device_arguments('split', True)}")
         driver = session.add(testpmd.Testpmd, "driver", testpmd.command_line(
             FRONTEND_CPU, lab.prefix + "f", [device], ["--forward-mode=txonly"], lab.pages), False)
         driver.wait_until("it listened", lambda: procfs.listens(driver.pid, session.socket))

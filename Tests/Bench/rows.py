@@ -24,6 +24,8 @@ class Row:
     load: str = "full"
     queues: int = 1
     daemons: int = 1
+    entries: int = 256
+    regions: int = 1
     # Rounds, unless fewer are asked for; 0: as many as asked for.
     most_rounds: int = 0
 
@@ -45,9 +47,14 @@ def quarter(case, size):
                load="quarter")
 
 
-def latency(ring):
-    name = "latency" + ("" if ring == "split" else f"-{ring}")
-    return Row(name, "latency", "latency", POLLING, ring=ring)
+def latency(ring="split", load="full"):
+    name = "-".join(["latency", *[word for word in (ring, load) if word not in ("split", "full")]])
+    return Row(name, "latency", "latency", POLLING, ring=ring, load=load)
+
+
+def shape(kind, count, contenders=PAIR):
+    """The driver's rings have `count` descriptors, or its memory that many regions."""
+    return Row(f"{kind}-{count}", "shape", kind, contenders, **{kind: count})
 
 
 def pairs(case, queues):
@@ -60,6 +67,12 @@ def daemons(count):
 
 IDLE = Row("idle", "idle", "idle", most_rounds=1)
 START = Row("start", "start", "start")
+# testpmd takes memory of 8 regions at most.
+SHAPES = (
+    shape("entries", 256), shape("entries", 4096), shape("regions", 509, ("daemon",)),
+    shape("entries", 1024), shape("entries", 32768), shape("regions", 8),
+    shape("regions", 64, ("daemon",)),
+)
 MEMORY = Row("memory", "memory", "memory", most_rounds=1)
 
 
@@ -67,7 +80,7 @@ def quick():
     return [
         *[data_path(case, size, "split", True)
           for case in ("null", "generate") for size in (64, 1500)],
-        wire("transmit", "nic0", 64), wire("both", "nic0", 64), latency("split"), MEMORY,
+        wire("transmit", "nic0", 64), wire("both", "nic0", 64), latency(), MEMORY,
     ]
 
 
@@ -80,9 +93,9 @@ def usual():
         *[wire(case, "nic0", size) for case in ("receive", "both") for size in (64, 1500)],
         *[wire("transmit", "nic0", size, "packed") for size in (64, 1500)],
         quarter("receive", 64), quarter("both", 64),
-        latency("split"), IDLE, START, MEMORY,
+        latency(), IDLE, START, MEMORY,
         *[pairs(case, 2) for case in ("null", "generate")],
-        daemons(2), daemons(8),
+        daemons(2), daemons(8), *SHAPES[1:3],
     ]
 
 
@@ -96,9 +109,9 @@ def full():
                                   ("both", "nic0"))
           for size in SIZES for ring in ("split", "packed")],
         *[quarter(case, size) for case in ("receive", "both") for size in (64, 1500)],
-        latency("split"), latency("packed"), IDLE, START, MEMORY,
+        latency(), latency("packed"), latency(load="paced"), IDLE, START, MEMORY,
         *[pairs(case, queues) for case in ("null", "generate") for queues in (1, 2)],
-        *[daemons(count) for count in (1, 2, 4, 8)],
+        *[daemons(count) for count in (1, 2, 4, 8)], *SHAPES,
     ]
 
 

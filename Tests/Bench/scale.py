@@ -1,7 +1,8 @@
-"""Several daemons, each with an interface and a guest of its own, on one CPU.
+"""Scale.  Rings and memory of other shapes: bench-driver transmits as fast as it can into a port
+that drops.  And several daemons, each with an interface and a guest of its own, on one CPU.
 
-testpmd serves them all in one process, on one lcore, which is its best.  The guests are ports of one
-testpmd on the other CPU.  Counted is what the far ends of all wires have got.
+testpmd serves them all in one process, on one lcore, which is its best.  The guests are ports of
+one testpmd on the other CPU.  Counted is what the far ends of all wires have got.
 """
 
 import os
@@ -9,7 +10,26 @@ import subprocess
 import time
 
 from laboratory import far_counter, require_packets
+from latency import bench_driver
+from programs import Failure
 from testpmd import device_arguments
+
+
+def shape(lab, row, contender):
+    if not lab.bench_driver:
+        raise Failure("no bench-driver: bench.sh builds it, BENCH_DRIVER names another one")
+    with lab.session() as session:
+        if contender == "daemon":
+            session.daemon("--interface=null:")
+        else:
+            session.reference([], ["--forward-mode=rxonly", "--auto-start"])
+        values = bench_driver(lab, session, row, "flood", f"--queue-size={row.entries}",
+                              f"--regions={row.regions}")
+        rate = values["packets_per_second"]
+        return {"packets_per_second": rate, "wall_ns": 1e9 / rate,
+                "evidence_share": values["full"],
+                # The share of looks at the rings that found them still full.
+                "limited_by": "back-end" if values["full"] >= 0.5 else "driver"}
 
 
 def measure(lab, row, contender):

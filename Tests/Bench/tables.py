@@ -116,7 +116,8 @@ def latency(summaries):
 
 
 RESTING = {
-    "idle": (("idle_cpu_percent", "CPU, % of one", 3), ("wakeups_per_second", "wake-ups a second", 1)),
+    "idle": (("idle_cpu_percent", "CPU, % of one", 3),
+             ("wakeups_per_second", "wake-ups a second", 1)),
     "start": (("ready_ms", "exec to listening, ms", 1),
               ("first_packet_ms", "exec to the first packet of a running guest, ms", 1)),
     "memory": (("rest_mib", "resident beyond frames and guest memory, MiB", 1),
@@ -143,6 +144,15 @@ def daemons(summaries):
          for s in summaries])
 
 
+def shape(summaries):
+    return markdown(
+        ["row", "daemon, Mpps", "ns per packet", "testpmd, Mpps", "ratio",
+         "limited by (daemon / testpmd)"],
+        [[name(s), mpps(s, "daemon"), figure(s, "daemon", "wall_ns", 1, 1), mpps(s, "testpmd"),
+          ratio(s["ratios"].get("daemon", {}).get("packets_per_second")), limits(s)]
+         for s in summaries])
+
+
 def path_cost(text):
     """From lines "NAME INSTRUCTIONS" of the file path-cost."""
     rows = [line.rsplit(None, 1) for line in text.splitlines()
@@ -156,6 +166,7 @@ PARTS = {
     "data-path": (("data-path",), data_path), "wire": (("wire",), wire), "load": (("load",), load),
     "latency": (("latency",), latency), "resting": (("idle", "start", "memory"), resting),
     "queues": (("queues",), data_path), "daemons": (("daemons",), daemons),
+    "shape": (("shape",), shape),
 }
 
 

@@ -27,7 +27,7 @@ check_format() {
 check_lengths() {
   local file lines
   for file in "${files[@]}"; do
-    case $file in *.swift | *.c | *.h | *.sh | *.awk) ;; *) continue ;; esac
+    case $file in *.swift | *.c | *.h | *.sh | *.awk | *.py) ;; *) continue ;; esac
     lines=$(wc -l <"$file")
     ((lines <= longest)) || complain "$file has $lines lines: split it, $longest is the most"
   done

@@ -62,7 +62,10 @@ main() {
 
 step() {
   case $1 in
-    lint) "$gates/lint.sh" ;;
+    lint)
+      "$gates/lint.sh"
+      python3 -B -m unittest discover --start-directory Tests/Bench
+      ;;
     build) swift build -c release --product vhost-user-xdp ;;
     gates)
       local status=0
