@@ -35,6 +35,7 @@ MEASURES = {
 }
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DOCUMENT = os.path.join(ROOT, "docs/performance.md")
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 # CPUs that others may use in a run before its figures are doubtful.
 QUIET = 0.1
 
@@ -127,6 +128,9 @@ def disturbance(runs):
 
 
 def end(number, _):
+    # Once: a second one would interrupt what the first one has had begun, the cleaning up.
+    for other in SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
@@ -176,7 +180,7 @@ def main():
             write_document(json.load(file))
         return
     # By exception, so that every program of a measurement is ended on the way out.
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, end)
     run(arguments)
 
