@@ -75,6 +75,7 @@ class Session:
     def __exit__(self, *_):
         for program in reversed(self.programs):
             program.end()
+        self.detach_programs()
         for name in os.listdir(self.lab.folder):
             if name.startswith("sock"):
                 os.unlink(os.path.join(self.lab.folder, name))
@@ -82,6 +83,18 @@ class Session:
             for name in os.listdir("/run/dpdk"):
                 if name.startswith(self.lab.prefix):
                     shutil.rmtree(os.path.join("/run/dpdk", name), ignore_errors=True)
+
+    def detach_programs(self):
+        """A testpmd that is ended leaves its XDP program behind, and the daemon respects it."""
+        if not any(isinstance(program, testpmd.Testpmd) for program in self.programs):
+            return
+        links = subprocess.run(["ip", "-n", self.lab.near, "-o", "link", "show"], check=False,
+                               capture_output=True, text=True).stdout
+        for line in links.splitlines():
+            if "prog/xdp" in line:
+                name = line.split(": ")[1].split("@")[0]
+                subprocess.run(["ip", "-n", self.lab.near, "link", "set", "dev", name, "xdp", "off"],
+                               check=False)
 
     def add(self, kind, name, command, near):
         if near:

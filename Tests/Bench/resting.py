@@ -75,6 +75,7 @@ def first_packet(lab, contender):
         driver.start()
         arrives(predecessor, 0)
         predecessor.end()
+        session.detach_programs()
         time.sleep(0.5)
         before, begin = far_counter("peer0", "rx_packets"), time.monotonic()
         arrives(connect(lab, session, contender, "successor"), before)
