@@ -64,7 +64,7 @@ bench:
 bench-quick:
 	Tests/Bench/bench.sh --set=quick
 
-## bench-full     every size, ring format and kind of buffer, into docs/performance.md; hours
+## bench-full     every size, ring format and kind of buffer, into docs/performance.md; 1.5 hours
 bench-full:
 	Tests/Bench/bench.sh --set=full --document
 

@@ -53,6 +53,8 @@ def parse_arguments(words=None):
                         help="before the window (default 0.4)")
     parser.add_argument("--idle-seconds", type=float, default=30,
                         help="of the row idle (default 30)")
+    parser.add_argument("--testpmd-options", default="", metavar="OPTIONS",
+                        help="more of the testpmd that is compared with: --burst=64")
     parser.add_argument("--json", default=os.path.join(ROOT, ".build/bench.json"), metavar="FILE",
                         help="where the result goes (default .build/bench.json)")
     parser.add_argument("--document", action="store_true",
@@ -152,7 +154,7 @@ def run(arguments):
         "minutes": (time.monotonic() - begin) / 60,
         "options": {name: value for name, value in vars(arguments).items()
                     if name in ("set", "only", "rounds", "seconds", "warm_up", "idle_seconds",
-                                "huge_pages")},
+                                "huge_pages", "testpmd_options")},
         "summary": [figures.summarize(row, runs) for row in chosen], "runs": runs,
     }
     os.makedirs(os.path.dirname(os.path.abspath(arguments.json)), exist_ok=True)

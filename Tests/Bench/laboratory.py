@@ -27,6 +27,7 @@ class Laboratory:
         self.seconds = arguments.seconds
         self.warm_up = arguments.warm_up
         self.idle_seconds = arguments.idle_seconds
+        self.reference_options = arguments.testpmd_options.split()
         self.pages = testpmd.HUGE_PAGES if arguments.huge_pages else testpmd.NORMAL_PAGES
         self.prefix = os.path.basename(folder)
         self.softirq = procfs.softirq_thread(BACKEND_CPU)
@@ -93,8 +94,9 @@ class Session:
         for line in links.splitlines():
             if "prog/xdp" in line:
                 name = line.split(": ")[1].split("@")[0]
-                subprocess.run(["ip", "-n", self.lab.near, "link", "set", "dev", name, "xdp", "off"],
-                               check=False)
+                subprocess.run(
+                    ["ip", "-n", self.lab.near, "link", "set", "dev", name, "xdp", "off"],
+                    check=False)
 
     def add(self, kind, name, command, near):
         if near:
@@ -117,7 +119,8 @@ class Session:
         """testpmd with net_vhost, and more devices, as the back-end."""
         hosts = [f"net_vhost{i},iface={self.socket_of(i)},queues={queues}" for i in range(pairs)]
         command = testpmd.command_line(
-            BACKEND_CPU, self.lab.prefix + "b", interleaved(hosts, devices), options,
+            BACKEND_CPU, self.lab.prefix + "b", interleaved(hosts, devices),
+            [*options, *self.lab.reference_options],
             # Each port's fill ring keeps 4096 of them.
             self.lab.pages, megabytes, mbufs=8192 * (1 + pairs))
         back_end = self.add(testpmd.Testpmd, "testpmd", command, near=True)
