@@ -43,10 +43,11 @@ def measure(lab, row, contender):
         result["packets_per_second"] = shown[
             "transmitted_per_second" if sends else "received_per_second"]
         evidence(session, row, contender, back_end, driver, result)
-        statistics = driver.stop()
+        driver.stop()
         if sends:
             time.sleep(0.1)
-            result["lost"] = statistics["transmitted"] - taken(contender, back_end)
+            result["lost"] = (driver.port_statistics()["transmitted"]
+                              - taken(contender, back_end))
         return result
 
 
@@ -72,7 +73,7 @@ def taken(contender, back_end):
     if contender == "daemon":
         return sum(values["packets"] for name, values in back_end.counters().items()
                    if name.startswith("transmit"))
-    return back_end.stop()["received"]
+    return back_end.port_statistics()["received"]
 
 
 def evidence(session, row, contender, back_end, driver, result):

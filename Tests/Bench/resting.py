@@ -16,11 +16,14 @@ def idle(lab, row, contender):
         back_end = start_connected(session, row, contender)[0]
         time.sleep(1)
         switches = procfs.context_switches(back_end.pid)
-        result = session.window([back_end], lambda: 0, lab.idle_seconds).figures()
+        window = session.window([back_end], lambda: 0, lab.idle_seconds)
+        result = window.figures()
         result["wakeups_per_second"] = procfs.wakeups(
             switches, procfs.context_switches(back_end.pid)) / result["seconds"]
-        result["cpu_seconds"] = result.pop("cpu_share") * result["seconds"]
-        result["idle_cpu_percent"] = 100 * result["cpu_seconds"] / result["seconds"]
+        # Without what the kernel did on this CPU for others.
+        result["cpu_seconds"] = window.cpu
+        result["cpu_share"] = window.cpu / window.seconds
+        result["idle_cpu_percent"] = 100 * window.cpu / window.seconds
         return result
 
 
