@@ -14,6 +14,10 @@
 // work each time.  Nothing reports completions of a driver that works on the UMEM itself; and in
 // copy mode, where EPOLLOUT does, it reports each single one, which woke a worker seven times as
 // often for the same packets.
+//
+// A socket in an epoll set makes the kernel call the set for each single frame that it receives or
+// has sent, whether anybody sleeps there or not: more than the whole rest of our work on a packet.
+// So a port queue is watched only where the worker does sleep, and no longer once it is busy.
 package import GuestMemory
 package import HostPort
 package import Linux
@@ -69,6 +73,9 @@ package final class Worker {
   private static let naps: (shortest: UInt64, longest: UInt64) = (50_000, 1_000_000)
   /// Work after a nap that was not too short.
   private static let napYield = FrameBatch.standardCapacity / 2
+  /// Frames without a sleep after which port queues are no longer watched: to stop and start again
+  /// costs what being watched costs for about thirty.
+  private static let busyFrames = 256
 
   package init(
     mailbox: Mailbox<WorkerMessage>, polling: Polling = Polling(),
@@ -89,6 +96,7 @@ package final class Worker {
     var nap = Worker.naps.shortest
     var hasNapped = false
     var turns: UInt32 = 0
+    var movedAwake = 0
     while isRunning {
       if readMail() { continue }
       let moved = turn()
@@ -108,8 +116,12 @@ package final class Worker {
         reportFaults()
         hasNapped = sleep(pending: pending, nap: nap)
         if !hasNapped { nap = Worker.naps.shortest }
+        movedAwake = 0
       } else if moved == 0 {
         spinPause()
+      } else if movedAwake < Worker.busyFrames {
+        movedAwake &+= moved
+        if movedAwake >= Worker.busyFrames { feeds.forEach { watch($0, false) } }
       }
     }
   }
@@ -185,13 +197,17 @@ package final class Worker {
   }
 
   /// Watches a port queue, or loses interest in it: a socket that stays readable while nobody may
-  /// read it would keep the worker awake.
+  /// read it would keep the worker awake.  One that is readable already is reported when it is added.
   private func watch(_ feed: ReceiveFeed, _ wanted: Bool) {
     guard wanted != feed.isWatched, let fd = feed.port.descriptor else { return }
+    feed.isWatched = wanted
+    guard wanted else { return epoll.remove(fd) }
     do throws(Errno) {
-      try epoll.modify(fd, wanted ? [.readable, .edge] : .none, tag: 1)
-      feed.isWatched = wanted
-    } catch { log("port queue \(feed.port.index): epoll: \(error)") }
+      try epoll.add(fd, [.readable, .edge], tag: 1)
+    } catch {
+      feed.isWatched = false
+      log("port queue \(feed.port.index): epoll: \(error)")
+    }
   }
 
   // MARK: messages
@@ -272,19 +288,13 @@ package final class Worker {
   private func adopt(
     _ port: any HostPortQueue, _ counters: RingCounters, idleSince: UInt64
   ) {
-    let feed = ReceiveFeed(port, counters: counters, filter: filter, idleSince: idleSince)
-    if let fd = port.descriptor {
-      do throws(Errno) {
-        try epoll.add(fd, .none, tag: 1)
-      } catch { log("port queue \(port.index): epoll: \(error)") }
-    }
-    feeds.append(feed)
+    feeds.append(ReceiveFeed(port, counters: counters, filter: filter, idleSince: idleSince))
   }
 
   private func yield(_ port: Int) -> UInt64 {
     guard let feed = feeds.remove(where: { $0.port.index == port }) else { return 0 }
     feed.release()
-    if let fd = feed.port.descriptor { epoll.remove(fd) }
+    watch(feed, false)
     return feed.idleSince
   }
 

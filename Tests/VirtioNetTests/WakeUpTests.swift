@@ -3,6 +3,7 @@
 // Guest and worker go to sleep on each other all the time here.  A packet that nobody was woken for
 // stays where it is until the next one, and there is none before it has arrived.  The order of the
 // machine's own loads and stores is beyond this test on most machines; the gate fences.sh has it.
+import Foundation
 import Glibc
 import GuestDriver
 import Linux
@@ -164,6 +165,41 @@ struct WakeUpTests {
     #expect(guest.device.counterReport.contains("dropped_no_guest_buffers 1"))
     (guest.drivers[1] as! DriverQueue).pokeAvailIndex(1000)
     #expect(eventually { guest.errors[1].drain() })
+  }
+
+  /// Whether an epoll set of this process has `fd`.
+  private static func isWatched(_ fd: CInt) -> Bool {
+    let folder = "/proc/self/fdinfo"
+    return ((try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []).contains { name in
+      let text = (try? String(contentsOfFile: "\(folder)/\(name)", encoding: .utf8)) ?? ""
+      return text.split(separator: "\n").contains { line in
+        let words = line.split(separator: " ")
+        return words.count > 1 && words[0] == "tfd:" && words[1] == "\(fd)"
+      }
+    }
+  }
+
+  @Test("a socket is in no epoll set while its worker is busy, and is again when it sleeps")
+  func watching() throws {
+    let guest = try Guest(polling: Polling(mode: .adaptive, budget: 10_000))
+    let fd = try #require(guest.port[0].descriptor)
+    guest.start(0)
+    guest.start(1)
+    guest.giveBuffers(8)
+    #expect(eventually { WakeUpTests.isWatched(fd) })
+    // A machine with other things to do may let it sleep between two packets: several tries.
+    var isBusy = false
+    for sent in 1...4000 where !isBusy {
+      guest.send(frame(60))
+      try #require(eventually { guest.port[0].transmittedCount == sent })
+      _ = try guest.drivers[1].allUsed()
+      isBusy = sent % 400 == 0 && !WakeUpTests.isWatched(fd)
+    }
+    #expect(isBusy)
+    #expect(eventually { WakeUpTests.isWatched(fd) })
+    guest.port[0].inject([frame(60)])
+    #expect(try eventually { try guest.drivers[0].nextUsed() != nil })
+    #expect(guest.device.stopQueue(1) != nil)
   }
 
   @Test("what the kernel does not take at once is offered again, soon and then more slowly")
