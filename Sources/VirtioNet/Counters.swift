@@ -1,5 +1,5 @@
-// What happened to every packet, per ring.  Each counter has one writer, the worker that runs the
-// ring, so adding is a load and a store; anybody may read.
+// What happened to every packet, per ring, and to a worker's time.  Each counter has one writer, the
+// worker that runs the ring, so adding is a load and a store; anybody may read.
 import Synchronization
 import Virtqueue
 
@@ -49,6 +49,10 @@ package struct Counter: ~Copyable, Sendable {
       value.load(ordering: .relaxed) &+ UInt64(truncatingIfNeeded: amount), ordering: .relaxed)
   }
 
+  /// For a sum that its writer keeps itself.
+  @inline(__always)
+  package func set(_ sum: UInt64) { value.store(sum, ordering: .relaxed) }
+
   package var current: UInt64 { value.load(ordering: .relaxed) }
 }
 
@@ -87,4 +91,15 @@ package final class RingCounters: Sendable {
     }
     return parts.joined(separator: ", ")
   }
+}
+
+/// The counters of one worker.
+package final class WorkerCounters: Sendable {
+  package init() {}
+
+  /// CPU time that it spent on looking for packets in vain, in nanoseconds.
+  package let idleTime = Counter()
+  package let sleeps = Counter()
+
+  package var summary: String { "idle_ns \(idleTime.current), sleeps \(sleeps.current)" }
 }

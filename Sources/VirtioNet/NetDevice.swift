@@ -260,7 +260,7 @@ public final class NetDevice: Device {
 
   // MARK: counters
 
-  /// What happened so far, a line per ring and per port queue.
+  /// What happened so far, a line per ring, per port queue and per worker.
   public var counterReport: String {
     var lines: [String] = []
     for pair in 0..<queuePairCount {
@@ -273,6 +273,9 @@ public final class NetDevice: Device {
       if !parts.isEmpty {
         lines.append("\(port.name) queue \(index): \(parts.joined(separator: ", "))")
       }
+    }
+    for (index, worker) in workers.enumerated() {
+      lines.append("worker \(index): \(worker.counters.summary)")
     }
     return lines.joined(separator: "\n")
   }

@@ -52,6 +52,9 @@ package struct WaitPolicy {
   /// `shortPauses` if all pauses are short.
   private static let all = 256
 
+  /// For how long it looked for packets in vain, in nanoseconds; sleep is not counted.
+  package private(set) var idleTime: UInt64 = 0
+
   private let mode: PollMode
   /// In nanoseconds.
   private let budget: UInt64
@@ -59,6 +62,10 @@ package struct WaitPolicy {
   private var idleTurns: UInt32 = 0
   /// When the first of them ended.
   private var idleSince: UInt64 = 0
+  /// When the clock was last read in this pause.
+  private var lookedAt: UInt64 = 0
+  /// Moving average of the time of `clockTurns` turns without work.
+  private var usualLook: UInt64 = 0
   /// How long this pause is spun through.
   private var limit: UInt64 = 0
   /// The worker has slept in this pause: what woke it was no packet.
@@ -79,24 +86,47 @@ package struct WaitPolicy {
   /// To be told of every turn.
   /// - Parameters:
   ///   - moved: whether it moved anything.
-  ///   - now: nanoseconds; read only when it is needed.
+  ///   - now: nanoseconds; read only when it is needed, never while packets come.
   /// - Returns: whether the worker shall sleep now.
   @inline(__always)
   package mutating func sleeps(moved: Bool, now: @autoclosure () -> UInt64) -> Bool {
-    guard mode == .adaptive else { return mode == .sleep && !moved }
+    if mode == .sleep { return !moved }
     if moved {
-      if idleTurns > 0 { learn(now() &- idleSince) }
+      if idleTurns > 0 { end(now()) }
       return false
     }
     idleTurns &+= 1
     if idleTurns == 1 {
-      limit = spinTime()
+      limit = mode == .adaptive ? spinTime() : .max
       idleSince = now()
+      lookedAt = idleSince
       hasSlept = limit == 0
     } else if !hasSlept && idleTurns % WaitPolicy.clockTurns == 0 {
-      hasSlept = now() &- idleSince >= limit
+      look(now())
     }
     return hasSlept
+  }
+
+  /// After `clockTurns` more turns without work.
+  private mutating func look(_ now: UInt64) {
+    let passed = now &- lookedAt
+    lookedAt = now
+    idleTime &+= passed
+    // Longer ones were interrupted.
+    let usual = usualLook == 0 ? passed : min(passed, 2 &* usualLook)
+    usualLook = usualLook == 0 ? usual : (usualLook &* 7 &+ usual) / 8
+    if mode == .adaptive { hasSlept = now &- idleSince >= limit }
+  }
+
+  /// The turn before `now` had work.
+  private mutating func end(_ now: UInt64) {
+    // That turn is no idle one, and when it began nobody knows.
+    if !hasSlept {
+      idleTime &+= UInt64(idleTurns % WaitPolicy.clockTurns) &* usualLook
+        / UInt64(WaitPolicy.clockTurns)
+    }
+    idleTurns = 0
+    if mode == .adaptive { learn(now &- idleSince) }
   }
 
   /// How long the pause that begins is spun through.
@@ -110,7 +140,6 @@ package struct WaitPolicy {
   }
 
   private mutating func learn(_ pause: UInt64) {
-    idleTurns = 0
     if pause <= budget {
       // A probe that succeeds is followed up.
       if !hasSlept { shortPauses = max(shortPauses, WaitPolicy.all / 2) }

@@ -65,6 +65,7 @@ package final class Worker {
   /// By ring behind a vIOMMU: who gets to hear what translations it lacks.
   private var misses: [Int: Mailbox<TranslationMiss>] = [:]
   private let polling: Polling
+  private let counters: WorkerCounters
   private var isRunning = true
 
   /// Turns between two looks at what is rarely due.
@@ -79,10 +80,11 @@ package final class Worker {
 
   package init(
     mailbox: Mailbox<WorkerMessage>, polling: Polling = Polling(),
-    log: @escaping @Sendable (String) -> Void
+    counters: WorkerCounters = WorkerCounters(), log: @escaping @Sendable (String) -> Void
   ) throws(Errno) {
     self.mailbox = mailbox
     self.polling = polling
+    self.counters = counters
     self.log = log
     epoll = try EpollSet()
     // By edge: mail is often read between `post`'s two steps, before its wake-up is written, and
@@ -110,10 +112,11 @@ package final class Worker {
       }
       turns &+= 1
       if turns % Worker.choreTurns == 0 { doChores() }
-      if policy.sleeps(moved: moved > 0, now: MonotonicClock.nanoseconds)
-        || (moved == 0 && !hasRings)
-      {
+      let sleeps = policy.sleeps(moved: moved > 0, now: MonotonicClock.nanoseconds)
+      counters.idleTime.set(policy.idleTime)
+      if sleeps || (moved == 0 && !hasRings) {
         reportFaults()
+        counters.sleeps.add(1)
         hasNapped = sleep(pending: pending, nap: nap)
         if !hasNapped { nap = Worker.naps.shortest }
         movedAwake = 0

@@ -2,6 +2,7 @@
 import Linux
 
 final class WorkerThread {
+  let counters = WorkerCounters()
   private let mailbox: Mailbox<WorkerMessage>
   private var thread: PinnedThread?
 
@@ -10,10 +11,11 @@ final class WorkerThread {
   ) throws(Errno) {
     let mailbox = try Mailbox<WorkerMessage>()
     self.mailbox = mailbox
+    let counters = counters
     let started = try Reply<Errno?>()
     let thread = try PinnedThread(name: "worker-\(index)", cpu: cpu) {
       do throws(Errno) {
-        let worker = try Worker(mailbox: mailbox, polling: polling, log: log)
+        let worker = try Worker(mailbox: mailbox, polling: polling, counters: counters, log: log)
         started.fulfil(nil)
         worker.run()
       } catch { started.fulfil(error) }

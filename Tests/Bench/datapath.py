@@ -82,16 +82,15 @@ def evidence(session, row, contender, back_end, driver, result):
     In a window of its own, since counting costs something.
     """
     driver.record("burst-stats")
-    before = {}
     if contender == "testpmd":
         back_end.record("core-cycles")
         # A burst under way would count from the beginning of time.
         time.sleep(0.05)
         back_end.clear()
-    else:
-        before = back_end.counters()
     driver.clear()
-    window = session.window([back_end], lambda: 0, EVIDENCE_SECONDS)
+    before = snapshot(contender, back_end)
+    time.sleep(EVIDENCE_SECONDS)
+    after = snapshot(contender, back_end)
     seen = driver.forward_statistics()
     direction = "TX" if row.case == "null" else "RX"
     share = seen.get(f"empty_{direction}_share", 0.0)
@@ -105,19 +104,28 @@ def evidence(session, row, contender, back_end, driver, result):
         if packets and "busy_nanoseconds" in own:
             result["busy_ns"] = own["busy_nanoseconds"] / packets
         return
-    packets = seen["transmitted"] if row.case == "null" else seen["received"]
-    if packets:
-        result.update(busy(window.cpu, packets, before, back_end.counters()))
+    result.update(busy(before, after, "transmit" if row.case == "null" else "receive"))
 
 
-def busy(cpu_seconds, packets, before, after):
-    """What a packet cost the daemon, without the turns in which nothing moved.
+def snapshot(contender, back_end):
+    """The daemon's CPU seconds and its counters, of one moment."""
+    return (back_end.cpu_seconds(), back_end.counters()) if contender == "daemon" else None
+
+
+def busy(before, after, direction):
+    """What a packet cost the daemon between two snapshots, without the turns in which nothing moved.
 
     The daemon counts the nanoseconds that its idle turns took, per worker; a daemon that does not
     leaves no more than all its CPU time to be divided by the packets, which is at most the cost.
     """
-    idle = sum(after[name].get("idle_ns", 0) - before.get(name, {}).get("idle_ns", 0)
-               for name in after)
-    counted = any("idle_ns" in values for values in after.values())
-    return {"busy_ns": max(0.0, cpu_seconds * 1e9 - idle) / packets,
+    def difference(counter, kind):
+        return sum(values.get(counter, 0) - before[1].get(name, {}).get(counter, 0)
+                   for name, values in after[1].items() if name.startswith(kind))
+
+    packets = difference("packets", direction)
+    if packets <= 0:
+        return {}
+    cpu = (after[0] - before[0]) * 1e9
+    counted = any("idle_ns" in values for values in after[1].values())
+    return {"busy_ns": max(0.0, cpu - difference("idle_ns", "worker")) / packets,
             "busy_is_bound": not counted}

@@ -87,12 +87,15 @@ class Parsing(unittest.TestCase):
             latency.parse("nothing")
 
     def test_cost_without_a_counter_of_idle_time_is_a_bound(self):
-        self.assertEqual(datapath.busy(1.0, 1000, {}, {"worker 0": {"packets": 1}}),
+        before = (1.0, {"transmit 0": {"packets": 7}, "worker 0": {}})
+        after = (2.0, {"transmit 0": {"packets": 1007}, "worker 0": {}})
+        self.assertEqual(datapath.busy(before, after, "transmit"),
                          {"busy_ns": 1e6, "busy_is_bound": True})
-        self.assertEqual(
-            datapath.busy(1.0, 1000, {"worker 0": {"idle_ns": 100}},
-                          {"worker 0": {"idle_ns": 600000100}}),
-            {"busy_ns": 4e5, "busy_is_bound": False})
+        before[1]["worker 0"]["idle_ns"] = 100
+        after[1]["worker 0"]["idle_ns"] = 600000100
+        self.assertEqual(datapath.busy(before, after, "transmit"),
+                         {"busy_ns": 4e5, "busy_is_bound": False})
+        self.assertEqual(datapath.busy(before, after, "receive"), {})
 
 
 class Figures(unittest.TestCase):

@@ -15,7 +15,7 @@ The floor is floor.c: AF_XDP alone, without a guest, on the same interface and i
 import json
 import time
 
-from datapath import EVIDENCE_SECONDS, EVIDENT, busy
+from datapath import EVIDENCE_SECONDS, EVIDENT, busy, snapshot
 from laboratory import BACKEND_CPU, far_counter, require_packets
 from programs import Failure
 from testpmd import device_arguments
@@ -89,8 +89,7 @@ def receive(lab, session, row, contender, packets_per_second):
     result["lost_share"] = max(0.0, 1 - received / sent) if sent else None
     result["limited_by"] = "sender"
     if row.load == "full":
-        add_busy(session, contender, back_end, lambda: driver.port_statistics()["received"],
-                 result)
+        add_busy(contender, back_end, result)
     return result
 
 
@@ -127,7 +126,7 @@ def limit(result, seen, direction):
     result["limited_by"] = "back-end" if share >= EVIDENT else "driver"
 
 
-def add_busy(session, contender, back_end, received, result):
+def add_busy(contender, back_end, result):
     """What a packet costs without idle turns, in a window of its own."""
     if contender == "testpmd":
         back_end.record("core-cycles")
@@ -139,10 +138,9 @@ def add_busy(session, contender, back_end, received, result):
         if packets and busy_ns is not None:
             result["busy_ns"] = busy_ns / packets
     else:
-        before = back_end.counters()
-        window = session.window([back_end], received, EVIDENCE_SECONDS)
-        if window.count > 0:
-            result.update(busy(window.cpu, window.count, before, back_end.counters()))
+        before = snapshot(contender, back_end)
+        time.sleep(EVIDENCE_SECONDS)
+        result.update(busy(before, snapshot(contender, back_end), "receive"))
 
 
 def send(session, row, packets_per_second):

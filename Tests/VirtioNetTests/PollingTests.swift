@@ -29,6 +29,7 @@ private struct Simulation {
   }
 
   var clockReads: Int { clock.reads }
+  var idleTime: UInt64 { policy.idleTime }
 
   mutating func sleepsAfterTurn(moved: Bool) -> Bool {
     clock.now += Simulation.turn
@@ -65,7 +66,27 @@ struct PollingTests {
   func busy() {
     var simulation = Simulation(.busy)
     for _ in 0..<10 { simulation.packet(after: 1_000_000) }
-    #expect(simulation.sleeps == 0 && simulation.clockReads == 0)
+    #expect(simulation.sleeps == 0)
+  }
+
+  @Test("packet after packet costs no look at the clock", arguments: PollMode.allCases)
+  func noClock(mode: PollMode) {
+    var simulation = Simulation(mode)
+    for _ in 0..<1000 { simulation.packet(after: 0) }
+    #expect(simulation.clockReads == 0)
+  }
+
+  @Test("time without work is counted, sleep is not", arguments: [PollMode.adaptive, .busy])
+  func idleTime(mode: PollMode) {
+    var simulation = Simulation(mode)
+    for _ in 0..<20 { simulation.packet(after: 10_300) }
+    for _ in 0..<20 { simulation.packet(after: 3_000_000) }
+    for _ in 0..<20 { simulation.packet(after: 700) }
+    // The clock is not read at each turn.
+    let missed = UInt64(60 + simulation.sleeps) * Simulation.turn
+    #expect(simulation.idleTime <= simulation.spun + missed)
+    #expect(simulation.idleTime + missed >= simulation.spun)
+    #expect((simulation.sleeps > 0) == (mode == .adaptive))
   }
 
   @Test("packets that follow each other within the budget find the worker awake")
