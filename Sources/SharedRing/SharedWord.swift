@@ -67,6 +67,14 @@ public func sharedMemoryFence() { shared_fence() }
 @inlinable @inline(__always)
 public func sharedStoreOrder() { shared_order() }
 
+/// Asks the CPU to have the cache line of `bytes` near; any address will do.
+@unsafe @inlinable @inline(__always)
+public func prefetchForReading(_ bytes: UnsafeRawPointer) { unsafe shared_prefetch(bytes) }
+
+/// As above, for nobody else: they are going to be written.
+@unsafe @inlinable @inline(__always)
+public func prefetchForWriting(_ bytes: UnsafeRawPointer) { unsafe shared_prefetch_to_write(bytes) }
+
 /// Tells the core that this thread spins.
 @inlinable @inline(__always)
 public func spinPause() { shared_pause() }

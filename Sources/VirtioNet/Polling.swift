@@ -122,7 +122,8 @@ package struct WaitPolicy {
   private mutating func end(_ now: UInt64) {
     // That turn is no idle one, and when it began nobody knows.
     if !hasSlept {
-      idleTime &+= UInt64(idleTurns % WaitPolicy.clockTurns) &* usualLook
+      idleTime &+=
+        UInt64(idleTurns % WaitPolicy.clockTurns) &* usualLook
         / UInt64(WaitPolicy.clockTurns)
     }
     idleTurns = 0

@@ -24,6 +24,21 @@ public struct SingleBuffer: BitwiseCopyable {
     self.next = next
   }
 
+  /// No buffer; its bytes must not be looked at.
+  public static var nothing: SingleBuffer {
+    unsafe SingleBuffer(
+      base: UnsafeMutableRawPointer(bitPattern: 1)!, byteCount: 0,
+      chain: DescriptorChain(id: 0, slots: 0), next: QueuePosition(0))
+  }
+
+  /// Asks the CPU for the first bytes, which are going to be read.
+  @inlinable @inline(__always)
+  public func prefetch() { unsafe prefetchForReading(base) }
+
+  /// Asks the CPU for the first bytes, to write them.
+  @inlinable @inline(__always)
+  public func prefetchForWriting() { unsafe SharedRing.prefetchForWriting(base) }
+
   /// The first 12 bytes, which there must be, as little-endian words.
   @inlinable
   public var header: (low: UInt64, high: UInt32) {

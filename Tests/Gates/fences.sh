@@ -42,8 +42,8 @@ main() {
     -Xcc -fmodule-map-file=Sources/CLinux/include/module.modulemap -Xcc -ISources/CLinux/include \
     Sources/Virtqueue/*.swift -o "$work/module.ll"
 
-  # The only instruction of this kind of CPU is that of a spinning thread.
-  sed -e '/llvm\.x86\./d' -e '/^target /d' -e 's/"\(target-cpu\|target-features\|tune-cpu\)"="[^"]*"//g' \
+  # Instructions of this kind of CPU: of a spinning thread, and a hint about the cache.
+  sed -e '/llvm\.x86\./d' -e '/^target /d' -e '/asm sideeffect "prefetchw/d' -e 's/"\(target-cpu\|target-features\|tune-cpu\)"="[^"]*"//g' \
     "$work/module.ll" >"$work/any.ll"
   "$tools/clang" --target=aarch64-unknown-linux-gnu -Wno-override-module -O2 -fPIC -c -x ir \
     "$work/any.ll" -o "$work/aarch64.o"

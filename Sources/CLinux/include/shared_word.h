@@ -70,6 +70,17 @@ static inline __attribute__((always_inline)) void shared_fence(void) {
 static inline __attribute__((always_inline)) void shared_order(void) {
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
+static inline __attribute__((always_inline)) void shared_prefetch(const void *where) {
+  __builtin_prefetch(where, 0, 3);
+}
+static inline __attribute__((always_inline)) void shared_prefetch_to_write(const void *where) {
+#if defined(__x86_64__)
+  // Every CPU that runs this knows it, or takes it for nothing; compilers use it only when told to.
+  __asm__ volatile("prefetchw %0" : : "m"(*(const char *)where));
+#else
+  __builtin_prefetch(where, 1, 3);
+#endif
+}
 static inline __attribute__((always_inline)) void shared_pause(void) {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
