@@ -140,11 +140,13 @@ package final class Worker {
   }
 
   /// One batch for every queue.  Returns how much moved.
+  ///
+  /// Transmit first: a packet that comes back at once is there when receive looks.
   @inline(never)
   package func turn() -> Int {
     var moved = 0
-    feeds.forEach { moved &+= $0.turn() }
     transmit.forEach { moved &+= $0.run() }
+    feeds.forEach { moved &+= $0.turn() }
     return moved
   }
 
