@@ -61,7 +61,7 @@ def parse_arguments(words=None):
                         help="writes tables and charts into docs/")
     parser.add_argument("--render", metavar="FILE",
                         help="measures nothing: writes docs/ from a result")
-    for name in ("--backend", "--near", "--floor", "--bench-driver", "--folder",
+    for name in ("--backend", "--near", "--floor", "--wake", "--bench-driver", "--folder",
                  "--reference-program"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     parser.add_argument("--huge-pages", action="store_true", help=argparse.SUPPRESS)

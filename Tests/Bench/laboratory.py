@@ -22,6 +22,7 @@ class Laboratory:
         self.near = arguments.near
         self.backend = arguments.backend
         self.floor = arguments.floor
+        self.wake = arguments.wake
         self.bench_driver = arguments.bench_driver
         self.reference_program = arguments.reference_program
         self.seconds = arguments.seconds

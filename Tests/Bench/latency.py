@@ -3,13 +3,13 @@
 The daemon reflects at its port (--interface=reflect:), testpmd from receive queue to transmit
 queue of its net_vhost.  Driver and back-end have a CPU each; the driver (bench-driver) polls.  A
 row that is paced waits between two frames, 200 microseconds on average, so that a back-end that
-sleeps does sleep.
+sleeps does sleep.  What a sleep costs without any back-end is wake.c.
 """
 
 import json
 import re
 
-from laboratory import FRONTEND_CPU
+from laboratory import BACKEND_CPU, FRONTEND_CPU
 from programs import Failure, Program
 
 GAP = 200
@@ -17,6 +17,8 @@ FIGURES = ("p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns", "samples", "lost")
 
 
 def measure(lab, row, contender):
+    if contender == "wake-up":
+        return wake(lab, row)
     if not lab.bench_driver:
         raise Failure("no bench-driver: bench.sh builds it, BENCH_DRIVER names another one")
     with lab.session() as session:
@@ -29,6 +31,17 @@ def measure(lab, row, contender):
         if not values.get("samples"):
             raise Failure(f"bench-driver got no frame back: {values}")
         return {name: values[name] for name in FIGURES if name in values}
+
+
+def wake(lab, row):
+    """Tests/Bench/wake.c: a thread that is woken, and answers."""
+    if not lab.wake:
+        raise Failure("wake.c is not compiled: bench.sh does that")
+    with lab.session() as session:
+        program = session.add(Program, "wake", [
+            "taskset", "-c", str(FRONTEND_CPU), lab.wake, str(BACKEND_CPU), str(lab.seconds),
+            str(GAP if row.load == "paced" else 0)], near=False)
+        return parse(program.wait_for_end(lab.seconds + 25))
 
 
 def bench_driver(lab, session, row, command, *options):

@@ -8,7 +8,7 @@ RINGS = ("split", "inorder", "packed")
 
 PAIR = ("daemon", "testpmd")
 WITH_FLOOR = ("daemon", "testpmd", "floor")
-POLLING = ("adaptive", "busy", "sleep", "testpmd")
+POLLING = ("adaptive", "busy", "sleep", "testpmd", "wake-up")
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def load(summaries):
 
 
 LABELS = {"adaptive": "daemon, adaptive", "busy": "daemon, busy", "sleep": "daemon, sleep",
-          "testpmd": "testpmd"}
+          "testpmd": "testpmd", "wake-up": "a thread woken, without a back-end"}
 
 
 def latency(summaries):
