@@ -69,10 +69,11 @@ def data_path(summaries):
 def cpu(summary, contender):
     """CPU time per packet, and how it divides."""
     own = summary["contenders"].get(contender, {})
-    if "busy_ns" in own and summary["case"] == "receive":
-        return nanoseconds(summary, contender, "busy_ns") + " busy"
     if "cpu_ns" not in own:
         return "-"
+    if "busy_ns" in own and summary["case"] == "receive":
+        return (nanoseconds(summary, contender, "cpu_ns") + ", "
+                + nanoseconds(summary, contender, "busy_ns") + " busy")
     total, user, system = (own[key]["median"] for key in ("cpu_ns", "user_ns", "system_ns"))
     return f"{total:.0f} ({user:.0f} + {system:.0f})"
 
