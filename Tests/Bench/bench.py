@@ -172,7 +172,7 @@ def run(arguments):
 
 
 def write_document(result):
-    document.write(result, DOCUMENT, os.path.join(ROOT, "Tests/Bench/path-cost"))
+    document.write(result, DOCUMENT, os.path.join(ROOT, "Tests/Gates/path-cost"))
 
 
 def main():
