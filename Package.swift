@@ -138,6 +138,7 @@ var targets: [Target] = [
 if fuzzing {
   targets += [
     fuzzer("chain-fuzz", ["GuestDriver", "Virtqueue", "GuestMemory", "SharedRing", "Linux"]),
+    fuzzer("offload-fuzz", ["Packet"]),
     fuzzer("message-fuzz", ["VhostUser", "Virtqueue", "GuestMemory", "Linux", "CLinux"]),
   ]
 }

@@ -22,6 +22,7 @@ public struct VirtioNetHeader: Equatable, Sendable {
 
   @usableFromInline static let needsChecksum: UInt8 = 1
   @usableFromInline static let gsoNone: UInt8 = 0
+  static let gsoECN: UInt8 = 0x80
 
   /// From the first 8 bytes and the rest, as little-endian words.
   @inlinable @inline(__always)
@@ -35,6 +36,10 @@ public struct VirtioNetHeader: Equatable, Sendable {
     bufferCount = UInt16(truncatingIfNeeded: high &>> 16)
   }
 
+  /// As above.
+  @inlinable @inline(__always)
+  public init(_ words: (low: UInt64, high: UInt32)) { self.init(low: words.low, high: words.high) }
+
   /// A transmit packet that wants nothing done: no checksum to fill in, no segmentation.
   @inlinable
   public var isPlain: Bool {
@@ -42,6 +47,35 @@ public struct VirtioNetHeader: Equatable, Sendable {
       flags & VirtioNetHeader.needsChecksum == 0 && gsoType == VirtioNetHeader.gsoNone
     }
   }
+
+  /// NEEDS_CSUM: the packet's checksum is to be filled in.
+  @inlinable
+  public var needsChecksumFilled: Bool { flags & VirtioNetHeader.needsChecksum != 0 }
+
+  /// The packet is to be cut.
+  @inlinable
+  public var isSegmented: Bool { gsoType != VirtioNetHeader.gsoNone }
+
+  /// How a packet is to be cut.
+  public enum SegmentationType: Sendable {
+    case tcp4
+    case tcp6
+    /// UDP over either IP (GSO_UDP_L4).
+    case udp
+  }
+
+  /// What gso_type says, without its ECN bit; nil: not to be cut, or a type that is not known here.
+  public var segmentationType: SegmentationType? {
+    switch gsoType & ~VirtioNetHeader.gsoECN {
+    case 1: .tcp4
+    case 4: .tcp6
+    case 5: .udp
+    default: nil
+    }
+  }
+
+  /// gso_type has the ECN bit: the packet's CWR is set.
+  public var marksECN: Bool { gsoType & VirtioNetHeader.gsoECN != 0 }
 
   /// The last four bytes of a received packet's header that only says `num_buffers`; the eight
   /// before them are 0.

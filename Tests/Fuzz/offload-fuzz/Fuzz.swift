@@ -1,0 +1,69 @@
+// Fuzzes what a guest asks of the device: a virtio-net header and the packet behind it.
+//
+// The input is both.  Whatever is accepted must have places inside the packet; the headers of every
+// segment are written into memory of just their length, which the sanitizer guards, and checked.
+//
+//   FUZZ=1 swift build -c release --scratch-path .build-fuzz --product offload-fuzz
+//   .build-fuzz/release/offload-fuzz -max_total_time=60 -timeout=5
+import Packet
+
+@_silgen_name("LLVMFuzzerRunDriver")
+func LLVMFuzzerRunDriver(
+  _ count: UnsafeMutablePointer<CInt>,
+  _ values: UnsafeMutablePointer<UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>>,
+  _ body: @convention(c) (UnsafePointer<UInt8>, Int) -> CInt
+) -> CInt
+
+func require(_ condition: Bool, _ what: String) {
+  guard condition else { fatalError(what) }
+}
+
+func run(_ input: UnsafeRawBufferPointer) {
+  guard input.count >= 12 else { return }
+  let header = unsafe VirtioNetHeader(
+    low: input.loadUnaligned(as: UInt64.self),
+    high: input.loadUnaligned(fromByteOffset: 8, as: UInt32.self))
+  let packet = unsafe UnsafeRawBufferPointer(rebasing: input[12...])
+  // As in the data path: only the first bytes are looked at, and they lie in a memory of their own.
+  let copied = min(packet.count, 256)
+  let copy = UnsafeMutableRawPointer.allocate(byteCount: copied, alignment: 1)
+  defer { unsafe copy.deallocate() }
+  if copied > 0 { unsafe copy.copyMemory(from: packet.baseAddress!, byteCount: copied) }
+  let headers = unsafe FrameHeaders(copy, count: copied)
+  if let headers {
+    require(headers.networkStart < headers.transportStart, "an IP header of no length")
+    require(headers.transportStart <= copied, "a transport header beyond the bytes")
+    require((headers.payloadStart ?? 0) <= copied, "a payload beyond the bytes")
+  }
+  if header.needsChecksumFilled,
+    let plan = ChecksumOffload(header, of: headers, length: packet.count)
+  {
+    require(plan.start <= plan.field && plan.field + 2 <= packet.count, "a checksum outside")
+  }
+  guard let headers, let plan = Segmentation(header, of: headers, length: packet.count) else {
+    return
+  }
+  require(plan.headerLength <= copied && plan.count >= 1, "no segments")
+  var payload = 0
+  let target = UnsafeMutableRawPointer.allocate(byteCount: plan.headerLength, alignment: 1)
+  defer { unsafe target.deallocate() }
+  for index in 0..<plan.count {
+    payload += plan.payload(of: index)
+    if index > 3 && index < plan.count - 3 { continue }
+    unsafe plan.writeHeaders(of: index, from: copy, payloadSum: UInt64(index), to: target)
+    let again = unsafe FrameHeaders(target, count: plan.headerLength)
+    require(again == headers, "other headers than the packet's")
+  }
+  require(payload == plan.payloadLength, "segments do not add up")
+}
+
+@main struct Fuzz {
+  static func main() {
+    var count = CommandLine.argc
+    var values = unsafe CommandLine.unsafeArgv
+    _ = unsafe LLVMFuzzerRunDriver(&count, &values) { bytes, length in
+      unsafe run(UnsafeRawBufferPointer(start: bytes, count: length))
+      return 0
+    }
+  }
+}
