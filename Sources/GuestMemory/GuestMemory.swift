@@ -10,8 +10,9 @@ public struct HostRange {
   public let base: UnsafeMutableRawPointer
   /// Bytes.
   public let length: Int
-  @inlinable @inline(__always)
-  init(base: UnsafeMutableRawPointer, length: Int) {
+  /// Of memory that was checked to be in a region.
+  @unsafe @inlinable @inline(__always)
+  public init(base: UnsafeMutableRawPointer, length: Int) {
     unsafe self.base = base
     unsafe self.length = length
   }

@@ -45,6 +45,8 @@ public struct Frame {
 public struct FrameBatch: ~Copyable, @unchecked Sendable {
   /// Frames that one turn of a worker handles at most.
   public static let standardCapacity = 64
+  /// Frames that one packet of a guest may become, cut into segments: 64 KiB at 128 bytes each.
+  public static let largestCapacity = 512
 
   @usableFromInline let frames: UnsafeMutablePointer<Frame>
   @usableFromInline let countCell: UnsafeMutablePointer<Int>

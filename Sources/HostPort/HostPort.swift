@@ -78,7 +78,7 @@ public protocol HostPortQueue: AnyObject, Sendable {
   func recycle(_ batch: borrowing FrameBatch)
 
   /// Appends at most `most` empty frames to `batch`; fewer (or none) when the transmit budget is
-  /// used up: completions are reaped first.
+  /// used up: completions are reaped first.  The budget is `FrameBatch.largestCapacity` or more.
   func reserve(_ most: Int, into batch: borrowing FrameBatch)
   /// Queues the first `count` frames of `batch`, whose `data` and `length` describe the bytes to
   /// send, gives the others back unsent and empties the batch.  Always takes all: a reserved frame

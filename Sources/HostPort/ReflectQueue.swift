@@ -16,7 +16,7 @@ import Synchronization
 final class ReflectQueue: HostPortQueue {
   /// Frames that are on their way back; a power of two.
   static let receiveFrames = 512
-  static let transmitFrames = 128
+  static let transmitFrames = FrameBatch.largestCapacity
 
   let index: Int
   let mode = "reflects"

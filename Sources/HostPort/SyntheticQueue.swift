@@ -10,7 +10,7 @@ import Synchronization
 
 final class SyntheticQueue: HostPortQueue {
   static let receiveFrames = 256
-  static let transmitFrames = 128
+  static let transmitFrames = FrameBatch.largestCapacity
 
   let index: Int
   let descriptor: CInt? = nil

@@ -45,11 +45,11 @@ public final class XDPPort: HostPort {
   /// Attaches the steering program; no socket is open yet, so the kernel still gets every frame.
   public init(_ options: XDPPortOptions) throws(PortError) {
     let name = options.interface.name
-    // One batch more than the ring holds: see `XDPQueue.reserve`.
+    // The largest batch more than the ring holds: see XDPQueue.swift.
     geometry = FrameGeometry(
       chunkSize: FrameGeometry.chunkSize(forMTU: options.mtu),
       receiveFrames: options.rings.receive + XDPPortOptions.heldFrames,
-      transmitFrames: options.rings.transmit + FrameBatch.standardCapacity)
+      transmitFrames: options.rings.transmit + FrameBatch.largestCapacity)
     do {
       program = try XDPProgram(
         interface: options.interface,

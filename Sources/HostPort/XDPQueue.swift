@@ -6,8 +6,8 @@
 //
 // A down link keeps what is in the TX ring, and the ring cannot be emptied by us.  So that a guest
 // does not come to a stop with its link, frames are then dropped and counted as a real NIC does,
-// and each batch asks the kernel again; the budget has one batch more than the ring has places, so
-// that there are frames to do so with.
+// and each batch asks the kernel again; the budget is larger than the ring has places by the largest
+// batch, so that there are frames to do so with.
 import AFXDP
 import Linux
 import SharedRing

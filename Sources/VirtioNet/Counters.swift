@@ -13,6 +13,10 @@ package enum DropReason: Int, CaseIterable {
   case tooLong
   /// Transmit: asks for a checksum or segmentation that was not negotiated.
   case badHeader
+  /// Transmit: header and packet contradict each other in what is to be summed or cut.
+  case badOffload
+  /// Transmit: to be cut into more segments than there can be frames for.
+  case tooManySegments
   /// Transmit: the ring is disabled (SET_VRING_ENABLE 0).
   case ringDisabled
   /// Receive: the guest gave no buffers in time.
@@ -30,6 +34,8 @@ package enum DropReason: Int, CaseIterable {
     case .tooShort: "too_short"
     case .tooLong: "too_long"
     case .badHeader: "bad_header"
+    case .badOffload: "bad_offload"
+    case .tooManySegments: "too_many_segments"
     case .ringDisabled: "ring_disabled"
     case .noGuestBuffers: "no_guest_buffers"
     case .tooLongForGuest: "too_long_for_guest"
@@ -65,9 +71,11 @@ package final class RingCounters: Sendable {
   package let calls = Counter()
   /// Receive chains of the driver that were malformed, returned with length 0.
   package let malformedBuffers = Counter()
-  private let dropCounters: [9 of Counter] = [
+  /// What packets that were to be cut became.
+  package let segments = Counter()
+  private let dropCounters: [11 of Counter] = [
     Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), Counter(),
-    Counter(),
+    Counter(), Counter(), Counter(),
   ]
 
   @inline(__always)
@@ -85,6 +93,7 @@ package final class RingCounters: Sendable {
   /// "packets 12, bytes 840, calls 3" and the drops that happened.
   package var summary: String {
     var parts = ["packets \(packets.current)", "bytes \(bytes.current)", "calls \(calls.current)"]
+    if segments.current > 0 { parts.append("segments \(segments.current)") }
     parts += drops
     if malformedBuffers.current > 0 {
       parts.append("malformed_buffers \(malformedBuffers.current)")

@@ -3,15 +3,20 @@
 
 extension FeatureTable {
   private static let noOffload =
-    "frames pass as they are: a guest fills in checksums and cuts segments by itself"
-  private static let merelyMarks = "says something about segmentation, which is not offered"
+    "received frames pass as they are: a guest checks and merges by itself"
+  private static let merelyMarks = "says something about merging, which is not offered"
   private static let noKickData = "a kick is an eventfd and carries no data"
   private static let otherCommand = "a command of the control queue that is not implemented"
   private static let withControlQueue = "with --control-queue"
 
   /// By bit.
   public static let virtio: [FeatureRow] = [
-    FeatureRow(0, "CSUM", .leftOut(because: noOffload)),
+    FeatureRow(
+      0, "CSUM",
+      .offered(
+        when: "without --disable-offload=csum",
+        effect: "the checksum of a packet that the guest sends is filled in while it is copied",
+        test: "a checksum that the guest leaves open is filled in, whatever the packet")),
     FeatureRow(1, "GUEST_CSUM", .leftOut(because: noOffload)),
     FeatureRow(
       2, "CTRL_GUEST_OFFLOADS",
@@ -34,10 +39,27 @@ extension FeatureTable {
     FeatureRow(8, "GUEST_TSO6", .leftOut(because: noOffload)),
     FeatureRow(9, "GUEST_ECN", .leftOut(because: merelyMarks)),
     FeatureRow(10, "GUEST_UFO", .leftOut(because: noOffload)),
-    FeatureRow(11, "HOST_TSO4", .leftOut(because: noOffload)),
-    FeatureRow(12, "HOST_TSO6", .leftOut(because: noOffload)),
-    FeatureRow(13, "HOST_ECN", .leftOut(because: merelyMarks)),
-    FeatureRow(14, "HOST_UFO", .leftOut(because: noOffload)),
+    FeatureRow(
+      11, "HOST_TSO4",
+      .offered(
+        when: "without --disable-offload=csum or tso",
+        effect: "the guest sends up to 64 KiB of TCP over IPv4 at once; cut while it is copied",
+        test: "a packet is cut into the segments that the specification wants")),
+    FeatureRow(
+      12, "HOST_TSO6",
+      .offered(
+        when: "without --disable-offload=csum or tso",
+        effect: "the same over IPv6, with extension headers",
+        test: "a packet is cut into the segments that the specification wants")),
+    FeatureRow(
+      13, "HOST_ECN",
+      .offered(
+        when: "without --disable-offload=csum or tso",
+        effect: "CWR stays in the first segment only",
+        test: "a packet is cut into the segments that the specification wants")),
+    FeatureRow(
+      14, "HOST_UFO",
+      .leftOut(because: "IP fragments of one datagram; deprecated, and drivers have left it")),
     FeatureRow(
       15, "MRG_RXBUF",
       .offered(
@@ -168,7 +190,12 @@ extension FeatureTable {
     FeatureRow(53, "NOTF_COAL", .leftOut(because: otherCommand)),
     FeatureRow(54, "GUEST_USO4", .leftOut(because: noOffload)),
     FeatureRow(55, "GUEST_USO6", .leftOut(because: noOffload)),
-    FeatureRow(56, "HOST_USO", .leftOut(because: noOffload)),
+    FeatureRow(
+      56, "HOST_USO",
+      .offered(
+        when: "without --disable-offload=csum or uso",
+        effect: "the same for UDP: datagrams of one size",
+        test: "a packet is cut into the segments that the specification wants")),
     FeatureRow(
       57, "HASH_REPORT",
       .leftOut(because: "the NIC's hash does not come with a frame of AF_XDP in copy mode")),

@@ -36,6 +36,7 @@ public final class NetDevice: Device {
   /// Why rings do not run, as it was logged.
   private var refusals: [Int: String] = [:]
   private let placement: Placement
+  private let offloads: Set<Offload>
   private var places: [Placement.Place]
   /// Between `willChangeRings` and `didChangeRings`.
   private var isChanging = false
@@ -47,14 +48,17 @@ public final class NetDevice: Device {
   ///     no more workers than queue pairs, or than port queues.
   ///   - control: offers configuration space and control queue.
   ///   - polling: how the workers wait.
+  ///   - offloads: what drivers may leave to the device.
   ///   - log: called on any thread, at most `LogLimit.burst` times and then once a second.
   public init(
     port: any HostPort, queuePairs: Int, cpus: [Int], control: ControlOptions? = nil,
-    polling: Polling = Polling(), log: @escaping @Sendable (String) -> Void
+    polling: Polling = Polling(), offloads: Set<Offload> = Set(Offload.allCases),
+    log: @escaping @Sendable (String) -> Void
   ) throws(PortError) {
     let portQueues = port.capabilities.queueCount
     precondition(queuePairs >= 1 && portQueues >= 1)
     self.port = port
+    self.offloads = offloads
     // A guest or front-end can cause lines as fast as it resets the device.
     let limit = LogLimit()
     let log: @Sendable (String) -> Void = { line in
@@ -112,6 +116,7 @@ public final class NetDevice: Device {
       .mrgRxbuf, .mtu, .guestAnnounce, .notifyOnEmpty, .logAll, .anyLayout, .ringIndirectDesc,
       .ringEventIdx, .version1, .accessPlatform, .ringPacked, .inOrder, .orderPlatform,
     ]
+    features.formUnion(.transmit(offloads))
     if control != nil { features.formUnion(ControlPlane.offeredFeatures) }
     if queuePairCount > 1 { features.insert(.mq) }
     return features

@@ -16,12 +16,14 @@ package import Virtqueue
 package final class TransmitPath {
   package let queue: AnyVirtqueue
   let isEnabled: Bool
-  private let headerLength: Int
-  private let framesPerPacket: Int
-  private let port: any HostPortQueue
-  private let counters: RingCounters
-  private let buffers: DeviceReadableBuffers
-  private let batch: FrameBatch
+  let headerLength: Int
+  let framesPerPacket: Int
+  let port: any HostPortQueue
+  let counters: RingCounters
+  let buffers: DeviceReadableBuffers
+  let batch: FrameBatch
+  let offloads: TransmitOffloads
+  let headerCopy = HeaderCopy()
   private let gathered: FixedBuffer<SingleBuffer>
   private let starved = HotState(false)
 
@@ -40,8 +42,11 @@ package final class TransmitPath {
     framesPerPacket = port.framesPerPacket
     self.counters = counters
     buffers = DeviceReadableBuffers(capacity: max(1024, 2 * config.size))
-    batch = FrameBatch()
-    gathered = FixedBuffer(repeating: .nothing, count: batch.capacity)
+    offloads = TransmitOffloads(features: config.features)
+    batch = FrameBatch(
+      capacity: offloads.segments
+        ? FrameBatch.largestCapacity : FrameBatch.standardCapacity)
+    gathered = FixedBuffer(repeating: .nothing, count: FrameBatch.standardCapacity)
   }
 
   /// Chains wait for frames: the port must be asked again although the driver will not kick.
@@ -57,19 +62,18 @@ package final class TransmitPath {
 
   @inline(__always)
   private func move<Queue: Virtqueue & ~Copyable>(from queue: borrowing Queue) -> Int {
-    let waiting = queue.availableChains(batch.capacity)
+    let waiting = queue.availableChains(FrameBatch.standardCapacity)
     if waiting == 0 {
       starved.value = false
       return 0
     }
-    let most = min(waiting, batch.capacity)
+    let most = min(waiting, FrameBatch.standardCapacity)
     guard isEnabled else { return discard(most, from: queue) }
 
-    port.reserve(min(most &* framesPerPacket, batch.capacity), into: batch)
-    let frames = batch.count
-    starved.value = frames < framesPerPacket
-    if frames < framesPerPacket {
-      if frames > 0 { port.transmit(batch, count: 0) }
+    port.reserve(min(most &* framesPerPacket, FrameBatch.standardCapacity), into: batch)
+    starved.value = batch.count < framesPerPacket
+    if batch.count < framesPerPacket {
+      if batch.count > 0 { port.transmit(batch, count: 0) }
       return 0
     }
 
@@ -79,22 +83,46 @@ package final class TransmitPath {
     var filled = 0
     var packets = 0
     var bytes = 0
-    while chains < most && filled &+ framesPerPacket <= frames {
+    loop: while chains < most && hasFrames(after: filled, for: most &- chains) {
+      let start = position
       let usual = gather(
-        min(most &- chains, frames &- filled &- framesPerPacket &+ 1), at: &position, of: queue,
-        room: room)
-      for i in 0..<usual {
-        let buffer = gathered[i]
-        let length = copyPacket(buffer, toFrame: filled)
-        if length > 0 {
+        min(most &- chains, batch.count &- filled &- framesPerPacket &+ 1), at: &position,
+        of: queue, room: room)
+      // Each of them has a frame, unless one before it took more.
+      var limit = filled &+ usual
+      var i = 0
+      while true {
+        while i < usual && filled < limit {
+          let buffer = gathered[i]
+          guard VirtioNetHeader(buffer.header).isPlain else { break }
+          let length = buffer.byteCount &- VirtioNetHeader.modernLength
+          unsafe buffer.copy(from: VirtioNetHeader.modernLength, to: batch[filled].data)
+          unsafe batch[filled].length = UInt32(truncatingIfNeeded: length)
+          queue.push(buffer.chain, length: 0)
           filled &+= 1
           packets &+= 1
           bytes &+= length
+          i &+= 1
+        }
+        if i == usual { break }
+        let buffer = gathered[i]
+        guard let used = move(buffer, toFrame: filled, of: usual &- i) else {
+          position = i == 0 ? start : gathered[i &- 1].next
+          chains &+= i
+          starved.value = true
+          break loop
+        }
+        if used > 0 {
+          filled &+= used
+          packets &+= 1
+          bytes &+= buffer.byteCount &- VirtioNetHeader.modernLength
         }
         queue.push(buffer.chain, length: 0)
+        limit = batch.count &- framesPerPacket &+ 1
+        i &+= 1
       }
       chains &+= usual
-      if chains == most || filled &+ framesPerPacket > frames { break }
+      if chains == most || !hasFrames(after: filled, for: most &- chains) { break }
       let used = moveChain(at: &position, of: queue, toFrame: filled)
       if used < 0 { break }
       if used > 0 {
@@ -111,6 +139,20 @@ package final class TransmitPath {
     counters.bytes.add(bytes)
     if queue.callIfNeeded() { counters.calls.add(1) }
     return chains
+  }
+
+  /// Whether there are frames for a packet behind the first `filled`.  Packets that were cut may have
+  /// taken those of others, for whose `chains` more are asked for then.
+  @inline(__always)
+  private func hasFrames(after filled: Int, for chains: Int) -> Bool {
+    if filled &+ framesPerPacket <= batch.count { return true }
+    return offloads.segments && reserveMore(after: filled, for: chains)
+  }
+
+  @inline(never)
+  private func reserveMore(after filled: Int, for chains: Int) -> Bool {
+    port.reserve(min(chains &* framesPerPacket, FrameBatch.standardCapacity), into: batch)
+    return filled &+ framesPerPacket <= batch.count
   }
 
   /// Looks at up to `most` packets from `position` on that are each in one buffer with their header
@@ -135,30 +177,31 @@ package final class TransmitPath {
     return count
   }
 
-  /// Copies such a packet; returns its length, or 0 if it was dropped and counted.
-  @inline(__always)
-  private func copyPacket(_ buffer: SingleBuffer, toFrame index: Int) -> Int {
-    // The header is copied first and only the copy is looked at.
-    let words = buffer.header
-    guard VirtioNetHeader(low: words.low, high: words.high).isPlain else {
-      counters.drop(.badHeader)
-      return 0
-    }
-    let length = buffer.byteCount &- VirtioNetHeader.modernLength
-    unsafe buffer.copy(from: VirtioNetHeader.modernLength, to: batch[index].data)
-    unsafe batch[index].length = UInt32(truncatingIfNeeded: length)
-    return length
+  /// Moves such a packet, the first of `count`, if its header asks for something or frames have run
+  /// out; returns how many frames of the batch it took, 0 if it was dropped and counted, nil if it has
+  /// to wait for more frames.
+  @inline(never)
+  private func move(_ buffer: SingleBuffer, toFrame index: Int, of count: Int) -> Int? {
+    guard hasFrames(after: index, for: count) else { return nil }
+    buffers.become(buffer)
+    return copyPacket(toFrame: index)
   }
 
   /// Moves the packet at `position`, of any layout, and returns its chain; returns how many frames of
-  /// the batch it took, 0 if it was dropped and counted, -1 if there is no chain.
+  /// the batch it took, 0 if it was dropped and counted, -1 if there is no chain, or one that has to
+  /// wait for more frames.
   @inline(never)
   private func moveChain<Queue: Virtqueue & ~Copyable>(
     at position: inout QueuePosition, of queue: borrowing Queue, toFrame first: Int
   ) -> Int {
+    let before = position
     switch queue.collect(at: &position, into: buffers) {
     case .chain(let chain):
-      let used = copyPacket(toFrame: first)
+      guard let used = copyPacket(toFrame: first) else {
+        position = before
+        starved.value = true
+        return -1
+      }
       queue.push(chain, length: 0)
       return used
     case .malformed(let chain, _):
@@ -170,9 +213,9 @@ package final class TransmitPath {
   }
 
   /// Copies the packet that was collected into the frames of the batch from `first` on; returns how
-  /// many it took, or 0 for a packet that was dropped and counted.
+  /// many it took, 0 for a packet that was dropped and counted, nil if it has to wait for more.
   @inline(__always)
-  private func copyPacket(toFrame first: Int) -> Int {
+  private func copyPacket(toFrame first: Int) -> Int? {
     let length = buffers.byteCount &- headerLength
     if length < TransmitPath.shortestFrame {
       counters.drop(.tooShort)
@@ -180,15 +223,12 @@ package final class TransmitPath {
     }
     let frame = unsafe batch[first]
     let room = unsafe Int(frame.length)
-    if length > room &* framesPerPacket {
-      counters.drop(.tooLong)
-      return 0
-    }
     // The header is copied first and only the copy is looked at.
     let words = buffers.header(length: headerLength)
     let header = VirtioNetHeader(low: words.low, high: words.high)
-    if !header.isPlain {
-      counters.drop(.badHeader)
+    if !header.isPlain { return moveOffloaded(header, toFrame: first) }
+    if length > room &* framesPerPacket {
+      counters.drop(.tooLong)
       return 0
     }
     if length > room { return scatter(length, room: room, from: first) }

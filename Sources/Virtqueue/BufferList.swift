@@ -99,6 +99,7 @@ struct BufferList: ~Copyable {
 extension BufferList {
   /// Calls `body` with the contiguous pieces of `length` bytes from byte `offset` on, in order; the
   /// list must hold `offset + length` bytes.
+  @inlinable @inline(__always)
   func forEachPiece(
     from offset: Int, length: Int, _ body: (UnsafeMutableRawPointer, Int) -> Void
   ) {
@@ -180,6 +181,22 @@ public struct DeviceReadableBuffers: ~Copyable {
     } else {
       unsafe copyRuns(from: offset, length: length, to: destination)
     }
+  }
+
+  /// Calls `body` with the contiguous pieces of `length` bytes from byte `offset` of the chain on, in
+  /// order; the chain must hold `offset + length` bytes.  For who copies them on the way through other
+  /// hands: what is in them may change at any time.
+  @unsafe @inlinable @inline(__always)
+  public func forEachPiece(
+    from offset: Int, length: Int, _ body: (UnsafeRawPointer, Int) -> Void
+  ) {
+    unsafe list.forEachPiece(from: offset, length: length) { unsafe body($0, $1) }
+  }
+
+  /// Becomes the chain of this one buffer.
+  public func become(_ buffer: SingleBuffer) {
+    list.removeAll()
+    _ = unsafe list.append(HostRange(base: buffer.base, length: buffer.byteCount))
   }
 
   @usableFromInline

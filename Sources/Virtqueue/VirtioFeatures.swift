@@ -14,6 +14,7 @@ public struct VirtioFeatures: OptionSet, Hashable, Sendable {
   public static let guestTSO6 = VirtioFeatures(bit: 8)
   public static let hostTSO4 = VirtioFeatures(bit: 11)
   public static let hostTSO6 = VirtioFeatures(bit: 12)
+  public static let hostECN = VirtioFeatures(bit: 13)
   public static let mrgRxbuf = VirtioFeatures(bit: 15)
   public static let status = VirtioFeatures(bit: 16)
   public static let ctrlVq = VirtioFeatures(bit: 17)
@@ -35,6 +36,7 @@ public struct VirtioFeatures: OptionSet, Hashable, Sendable {
   public static let inOrder = VirtioFeatures(bit: 35)
   public static let orderPlatform = VirtioFeatures(bit: 36)
   public static let ringReset = VirtioFeatures(bit: 40)
+  public static let hostUSO = VirtioFeatures(bit: 56)
   public static let speedDuplex = VirtioFeatures(bit: 63)
 
   /// By bit; also of bits that are never offered, for what a front-end asks for.

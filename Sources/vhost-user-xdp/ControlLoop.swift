@@ -73,7 +73,7 @@ struct ControlLoop: ~Copyable {
     let device = try starting {
       try NetDevice(
         port: port, queuePairs: options.queuePairs, cpus: options.cpus.cpus, control: control,
-        polling: options.polling
+        polling: options.polling, offloads: options.offloads
       ) { logger.warning("\($0)") }
     }
     try starting {

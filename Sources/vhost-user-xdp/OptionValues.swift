@@ -51,6 +51,26 @@ enum PortName: Equatable, CustomStringConvertible {
   }
 }
 
+/// What --disable-offload names: csum,tso.
+struct OffloadList: Equatable, CustomStringConvertible {
+  var offloads: Set<Offload>
+
+  init(offloads: Set<Offload>) { self.offloads = offloads }
+
+  init(option argument: String) throws {
+    offloads = []
+    for name in argument.split(separator: ",", omittingEmptySubsequences: false) {
+      guard let offload = Offload(rawValue: String(name)) else {
+        let names = Offload.allCases.map(\.rawValue).joined(separator: ", ")
+        throw ValidationError("no offload is called '\(name)': give a list of \(names)")
+      }
+      offloads.insert(offload)
+    }
+  }
+
+  var description: String { offloads.map(\.rawValue).sorted().joined(separator: ",") }
+}
+
 /// A set of CPUs in the form of taskset and cpusets: 2,4-7.
 struct CPUList: Equatable, CustomStringConvertible {
   /// Ascending, each once.

@@ -164,6 +164,16 @@ struct Options: ParsableArguments {
   var preferBusyPoll = false
 
   @Option(
+    name: .customLong("disable-offload"),
+    help: ArgumentHelp(
+      "What the guest shall do itself: a list of csum, tso and uso.",
+      discussion: """
+        csum is the checksum of packets that it sends, tso and uso cutting those of TCP and UDP. \
+        Without csum there is neither of the others.
+        """, valueName: "list"), transform: OffloadList.init(option:))
+  var disabledOffloads = OffloadList(offloads: [])
+
+  @Option(
     name: .customLong("log-level"),
     help: ArgumentHelp(
       "Least important lines on stderr: trace, debug, info, notice, warning, error, critical.",
@@ -253,6 +263,8 @@ struct Options: ParsableArguments {
 }
 
 extension Options {
+  var offloads: Set<Offload> { Set(Offload.allCases).subtracting(disabledOffloads.offloads) }
+
   var polling: Polling {
     Polling(mode: pollMode, budget: pollBudget ?? Polling.defaultBudget)
   }

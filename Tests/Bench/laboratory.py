@@ -216,10 +216,10 @@ def interleaved(first, second):
 def frame_memory_sizes(queues=1):
     """Sizes that the daemon's mappings of frame memory may have: see FrameMemory.swift.
 
-    2304 receive and 1088 transmit frames per queue, of 2048 or 4096 bytes, in normal or huge pages.
+    2304 receive and 1536 transmit frames per queue, of 2048 or 4096 bytes, in normal or huge pages.
     """
     sizes = set()
     for chunk in (2048, 4096):
-        normal = (2304 + 1088) * chunk * queues
+        normal = (2304 + 1536) * chunk * queues
         sizes |= {normal, -(-normal // (2 << 20)) * (2 << 20)}
     return sizes

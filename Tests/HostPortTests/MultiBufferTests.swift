@@ -40,7 +40,7 @@ extension OnInterfaces {
           #expect(near.collect(100) == frames)
         }
         #expect(near.statistics.counters.allSatisfy { $0.value == 0 }, "\(near.statistics)")
-        #expect(near.freeTransmitFrames(expecting: 1088) >= 1024)
+        #expect(near.freeTransmitFrames(expecting: 1536) >= 1024)
       }
     }
 

@@ -17,10 +17,14 @@ struct FeatureTableTests {
   /// condition one that fulfils it and one that does not.
   private static func configurations() throws -> [Offered] {
     let control = ControlOptions(address: MACAddress("52:54:00:12:34:56")!)
-    return try [(1, nil), (2, nil), (1, control)].map { pairs, control in
+    let all = Set(Offload.allCases)
+    let kinds: [(Int, ControlOptions?, Set<Offload>)] = [
+      (1, nil, all), (2, nil, all), (1, control, []),
+    ]
+    return try kinds.map { pairs, control, offloads in
       let device = try NetDevice(
         port: NullPort(queueCount: pairs), queuePairs: pairs, cpus: [], control: control,
-        log: { _ in })
+        offloads: offloads, log: { _ in })
       defer { device.stop() }
       // Whatever this kernel has.
       let vhostUser = device.offeredProtocolFeatures.subtracting(.offered)

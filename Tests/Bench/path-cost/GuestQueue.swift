@@ -29,19 +29,36 @@ final class GuestQueue {
       var left = bytes
       for _ in 0..<row.pieces where writable || left > 0 {
         let region = ram.descriptions[Int.random(in: 0..<row.regions, using: &generator)]
-        let page = UInt64.random(in: 64..<region.size / 4096 - 1, using: &generator) * 4096
+        let page =
+          UInt64.random(in: 64..<(region.size - UInt64(bytes)) / 4096, using: &generator) * 4096
         chain.append(
           .init(
             GuestAddress(region.guest.value + page),
             UInt32(writable ? room : min(room, left)), writable: writable))
         left -= room
       }
+      if row.offload != .none { ram.write(GuestQueue.head(of: row), at: chain[0].address) }
       chains.append(chain)
     }
     chainsPerPacket = writable ? row.pieces : 1
     driver.disableCalls()
   }
   private let chainsPerPacket: Int
+
+  /// virtio-net header, Ethernet, IPv4 and TCP of a packet that is left to the device.
+  private static func head(of row: Row) -> [UInt8] {
+    let cut = row.offload == .segments
+    var head: [UInt8] = [1, cut ? 1 : 0, 54, 0]
+    head += cut ? [UInt8(1448 & 255), UInt8(1448 >> 8)] : [0, 0]
+    head += [34, 0, 16, 0, 0, 0]
+    head += [UInt8](repeating: 2, count: 12) + [8, 0]
+    head += [
+      0x45, 0, UInt8((row.size - 14) >> 8), UInt8((row.size - 14) & 255), 0, 0, 0x40, 0, 64, 6,
+    ]
+    head += [UInt8](repeating: 10, count: 10)
+    head += [UInt8](repeating: 1, count: 12) + [0x50, 0x10, 1, 1, 0, 0, 0, 0]
+    return head
+  }
 
   /// Offers what a turn can take.
   func offer() {

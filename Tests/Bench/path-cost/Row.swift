@@ -14,6 +14,11 @@ struct Row {
     case split, inOrder = "in-order", packed
   }
 
+  /// What the guest leaves to the device.
+  enum Offload: String {
+    case none, checksum, segments
+  }
+
   let direction: Direction
   var format = Format.split
   var size = 64
@@ -24,6 +29,7 @@ struct Row {
   var regions = 1
   /// Descriptors of a transmit chain; receive buffers hold this part of a packet.
   var pieces = 1
+  var offload = Offload.none
 
   /// As in the file of thresholds.
   var name: String {
@@ -33,6 +39,7 @@ struct Row {
     if queuePairs != 1 { parts.append("pairs\(queuePairs)") }
     if regions != 1 { parts.append("regions\(regions)") }
     if pieces != 1 { parts.append("pieces\(pieces)") }
+    if offload != .none { parts.append(offload.rawValue) }
     return parts.joined(separator: "-")
   }
 
@@ -52,12 +59,16 @@ struct Row {
       for pairs in [2, 4] { rows.append(Row(direction: direction, queuePairs: pairs)) }
       for regions in [2, 8, 64, 509] { rows.append(Row(direction: direction, regions: regions)) }
     }
+    rows.append(Row(direction: .transmit, offload: .checksum))
+    rows.append(Row(direction: .transmit, size: 1500, offload: .checksum))
+    rows.append(Row(direction: .transmit, size: 16000, offload: .segments))
     return rows
   }
 
   private var features: VirtioFeatures {
     var features: VirtioFeatures = [.version1, .ringEventIdx, .ringIndirectDesc]
     if mergeable { features.insert(.mrgRxbuf) }
+    if offload != .none { features.formUnion([.csum, .hostTSO4]) }
     switch format {
     case .split: break
     case .inOrder: features.insert(.inOrder)
@@ -91,7 +102,10 @@ struct Row {
     while moved < packets {
       for guest in guests { guest.offer() }
       // A turn of its own for each batch, as under load.
-      _ = worker.turn()
+      if worker.turn() < GuestQueue.batch, offload == .segments {
+        // They may take more frames than a turn has.
+        while worker.turn() > 0 {}
+      }
       for guest in guests { moved += try guest.takeBack() }
     }
     return moved
