@@ -1,0 +1,89 @@
+import Testing
+
+extension SystemTests {
+  @Suite(
+    "a Linux guest leaves checksums and segments to the device",
+    .enabled(if: Guest.isFetched, Guest.missing))
+  struct Offloads {
+    /// A property of QEMU's device, an option of the daemon, and the feature bits that are left.
+    struct Variant: CustomTestStringConvertible {
+      var property = ""
+      var option: String?
+      var features: Set<Int>
+      var testDescription: String { property + (option ?? "") }
+
+      static let csum = 0
+      static let tso4 = 11
+      static let tso6 = 12
+      static let ecn = 13
+      // QEMU 10.0 keeps HOST_USO from the guests of a vhost-user device.
+      static let every: Set<Int> = [csum, tso4, tso6, ecn]
+
+      static let all = [
+        Variant(features: every),
+        Variant(property: ",packed=on,mrg_rxbuf=off", features: every),
+        Variant(option: "--disable-offload=csum", features: []),
+        Variant(option: "--disable-offload=tso", features: [csum]),
+        Variant(property: ",host_tso4=off", features: every.subtracting([tso4])),
+      ]
+    }
+
+    @Test(
+      "what leaves has right checksums and fits the wire, and bytes stay what they are",
+      arguments: Variant.all)
+    func traffic(variant: Variant) throws {
+      let wire = try Wire()
+      let daemon = try variant.option.map { try wire.startDaemon($0) } ?? wire.startDaemon()
+      let guest = try Guest(on: wire, device: variant.property)
+      try guest.waitUntilUp()
+      for bit in Variant.every {
+        #expect(try guest.hasFeature(bit) == variant.features.contains(bit), "feature \(bit)")
+      }
+      // The far end looks at every checksum itself.
+      try wire.shell(
+        """
+        netns_far ethtool -K peer0 rx off gro off >/dev/null
+        netns_far sysctl -qw net.ipv6.conf.peer0.disable_ipv6=0
+        netns_far ip -6 address add $LAB_FAR_ADDRESS6/$LAB_PREFIX6 dev peer0 nodad
+        """)
+
+      let sniffed = try wire.shell(
+        """
+        netns_far tcpdump -i peer0 -Q in -s 0 -B 65536 -U -w $LAB_DIR/wire.pcap 2>$LAB_DIR/tcpdump.log &
+        tcpdump=$!
+        until grep -q listening $LAB_DIR/tcpdump.log; do sleep 0.1; done
+        netns_far iperf3 --server --daemon --pidfile $LAB_DIR/iperf.pid
+        sleep 0.3
+        for flow in "10.77.0.1" "fd77::1" "10.77.0.1 --udp --bitrate 50M --length 1400" \\
+          "fd77::1 --udp --bitrate 50M --length 8000"; do
+          guest_run -t 30 "iperf3 --client $flow --bytes 6M >/dev/null; echo ended \\$?"
+        done
+        kill "$(tr -d '\\0' <$LAB_DIR/iperf.pid)"
+        sleep 0.3
+        kill $tcpdump
+        wait $tcpdump || true
+        tcpdump -r $LAB_DIR/wire.pcap -n -vv -e 2>/dev/null >$LAB_DIR/frames
+        echo frames $(grep -c ' length [0-9]*: ' $LAB_DIR/frames)
+        echo wrong $(grep -cE 'incorrect|bad (udp )?cksum|bad-len' $LAB_DIR/frames || true)
+        echo long $(sed -n 's/.*), length \\([0-9]*\\): .*/\\1/p' $LAB_DIR/frames | awk '$1 > 1514' | wc -l)
+        echo errors $(netns_far nstat -az TcpInCsumErrors UdpInCsumErrors Udp6InCsumErrors |
+          awk '/Csum/ { sum += $2 } END { print sum }')
+        """, within: 150)
+      let lines = sniffed.split(separator: "\n").map(String.init)
+      #expect(lines.filter { $0 == "ended 0" }.count == 4, "\(sniffed)")
+      #expect(lines.contains("wrong 0"), "\(sniffed)")
+      #expect(lines.contains("long 0"), "\(sniffed)")
+      #expect(lines.contains("errors 0"), "\(sniffed)")
+      let frames = lines.first { $0.hasPrefix("frames ") }.flatMap { Int($0.dropFirst(7)) } ?? 0
+      #expect(frames > 1000, "\(sniffed)")
+
+      let sums = try guest.copyFile(megabytes: 32)
+      #expect(sums.count == 3)
+      #expect(Set(sums).count == 1)
+      let segments = try daemon.counter("segments")
+      #expect((segments > 1000) == variant.features.contains(Variant.tso6), "\(segments) segments")
+      #expect(try daemon.counter("dropped_bad_offload") == 0)
+      #expect(try daemon.counter("dropped_bad_header") == 0)
+    }
+  }
+}
