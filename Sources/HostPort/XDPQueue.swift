@@ -7,7 +7,8 @@
 // A down link keeps what is in the TX ring, and the ring cannot be emptied by us.  So that a guest
 // does not come to a stop with its link, frames are then dropped and counted as a real NIC does,
 // and each batch asks the kernel again; the budget is larger than the ring has places by the largest
-// batch, so that there are frames to do so with.
+// batch, so that there are frames to do so with; a packet of hundreds of segments may still wait for
+// the link, if the driver keeps frames too.
 import AFXDP
 import Linux
 import SharedRing

@@ -22,7 +22,8 @@ public struct FrameHeaders: Equatable, Sendable {
   public private(set) var transportStart: Int
   /// A fragment of a packet: TCP or UDP headers are in the first one only, checksums over all.
   public private(set) var isFragment = false
-  /// The source decides on the way (IPv6 routing header): the destination address is not the last.
+  /// The source decides on the way (IPv6 routing header, IPv4 LSRR or SSRR): the destination address
+  /// may not be the last.
   public private(set) var isSourceRouted = false
   /// Byte offset of the payload of TCP or UDP; nil: neither, or its header is not complete.
   public private(set) var payloadStart: Int?
@@ -70,7 +71,21 @@ public struct FrameHeaders: Equatable, Sendable {
     isFragment = fragment & 0x3fff != 0
     transport = next
     transportStart = networkStart + length
+    readOptions(reader)
     return true
+  }
+
+  /// RFC 791, 3.1.
+  private mutating func readOptions(_ reader: Reader) {
+    var offset = networkStart + 20
+    while offset < transportStart, let type = reader.byte(offset), type != 0 {
+      // Loose and strict source routing.
+      if type == 131 || type == 137 { isSourceRouted = true }
+      // No operation is the only one without a length.
+      let length = type == 1 ? 1 : Int(reader.byte(offset + 1) ?? 0)
+      guard length > 0 else { return }
+      offset += length
+    }
   }
 
   private mutating func readIPv6(_ reader: Reader) -> Bool {

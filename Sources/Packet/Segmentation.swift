@@ -44,6 +44,9 @@ public struct Segmentation: Equatable, Sendable {
     headerLength = payloadStart
     payloadLength = length - payloadStart
     segmentSize = Int(header.gsoSize)
+    guard payloadStart - headers.networkStart + min(segmentSize, payloadLength) <= 65535 else {
+      return nil
+    }
     count = max(1, (payloadLength + segmentSize - 1) / segmentSize)
   }
 

@@ -49,10 +49,13 @@ package final class TransmitPath {
     gathered = FixedBuffer(repeating: .nothing, count: FrameBatch.standardCapacity)
   }
 
+  deinit { if batch.count > 0 { port.transmit(batch, count: 0) } }
+
   /// Chains wait for frames: the port must be asked again although the driver will not kick.
   package var isStarved: Bool { starved.value }
 
-  /// Moves at most one batch of packets.  Returns how many chains went back.
+  /// Moves at most one batch of packets.  Returns how many chains went back, or frames left, whichever
+  /// is more.
   package func run() -> Int {
     switch queue {
     case .split(let queue): move(from: queue)
@@ -70,7 +73,8 @@ package final class TransmitPath {
     let most = min(waiting, FrameBatch.standardCapacity)
     guard isEnabled else { return discard(most, from: queue) }
 
-    port.reserve(min(most &* framesPerPacket, FrameBatch.standardCapacity), into: batch)
+    let wanted = min(most &* framesPerPacket, FrameBatch.standardCapacity)
+    if batch.count < wanted { port.reserve(wanted &- batch.count, into: batch) }
     starved.value = batch.count < framesPerPacket
     if batch.count < framesPerPacket {
       if batch.count > 0 { port.transmit(batch, count: 0) }
@@ -132,13 +136,16 @@ package final class TransmitPath {
       }
       chains &+= 1
     }
+    // A packet that waits for its frames keeps those that it has: another ring of this port would
+    // take them, again and again.
+    if starved.value && chains == 0 { return 0 }
     queue.take(to: position)
     port.transmit(batch, count: filled)
     queue.publish()
     counters.packets.add(packets)
     counters.bytes.add(bytes)
     if queue.callIfNeeded() { counters.calls.add(1) }
-    return chains
+    return max(chains, filled)
   }
 
   /// Whether there are frames for a packet behind the first `filled`.  Packets that were cut may have

@@ -112,6 +112,22 @@ struct FrameHeadersTests {
     #expect(headers(whole)?.payloadStart == whole.count)
   }
 
+  @Test("a packet that its source routes is told from others")
+  func sourceRoutes() {
+    var header = ipv4(6, words: 8)
+    for (options, expected) in [
+      ([1, 131, 7, 4, 1, 2, 3, 4, 0, 0, 0, 0], true),
+      ([137, 11, 4, 1, 2, 3, 4, 1, 2, 3, 4, 0], true),
+      ([7, 11, 4, 131, 137, 0, 0, 0, 0, 0, 0, 0], false),
+      ([0, 131, 7, 4, 0, 0, 0, 0, 0, 0, 0, 0], false),
+      ([7, 0, 131, 7, 0, 0, 0, 0, 0, 0, 0, 0], false),
+      ([7, 200, 131, 7, 0, 0, 0, 0, 0, 0, 0, 0], false),
+    ] as [([UInt8], Bool)] {
+      header.replaceSubrange(20..<32, with: options)
+      #expect(headers(link + [8, 0] + header + tcp)?.isSourceRouted == expected, "\(options)")
+    }
+  }
+
   @Test("fragments have no transport header, and other protocols none that is known")
   func fragments() {
     #expect(headers(link + [8, 0] + ipv4(6, fragment: [0x20, 0]) + tcp)?.isFragment == true)

@@ -275,6 +275,37 @@ struct TransmitOffloadTests {
     #expect(fixture.port.problems.isEmpty)
   }
 
+  @Test("a packet that waits keeps its frames from other rings of the port, and gives them back")
+  func keepsFrames() throws {
+    var generator = SeededGenerator(seed: 14)
+    var options = ScriptedPort.Options()
+    options.transmitFrames = 50
+    options.completesAtOnce = false
+    let fixture = try TransmitFixture(features: all, port: options)
+    var path: TransmitPath? = try TransmitPath(
+      fixture.driver.config(index: 1, memory: try fixture.ram.memory()), port: fixture.queue,
+      counters: fixture.counters)
+    // Others have 30 of the 50: a packet of 40 has to wait, and holds what there is.
+    let others = FrameBatch()
+    fixture.queue.reserve(30, into: others)
+    fixture.offer(
+      OffloadPacket(.tcp4, cut: true, payload: 40000, segmentSize: 1000, using: &generator),
+      using: &generator)
+    #expect(path?.run() == 0 && path?.isStarved == true)
+    let more = FrameBatch()
+    fixture.queue.reserve(64, into: more)
+    #expect(more.count == 0)
+    // Until its ring stops.
+    path = nil
+    fixture.queue.reserve(64, into: more)
+    #expect(more.count == 20)
+    fixture.queue.transmit(more, count: 0)
+    fixture.queue.transmit(others, count: 0)
+    #expect(fixture.drain().count == 40)
+    fixture.port[0].complete()
+    #expect(fixture.port[0].isComplete && fixture.port.problems.isEmpty)
+  }
+
   @Test(
     "packets and segments that are larger than a frame lie in several", arguments: [false, true])
   func largeFrames(cut: Bool) throws {
