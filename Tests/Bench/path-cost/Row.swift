@@ -102,10 +102,8 @@ struct Row {
     while moved < packets {
       for guest in guests { guest.offer() }
       // A turn of its own for each batch, as under load.
-      if worker.turn() < GuestQueue.batch, offload == .segments {
-        // They may take more frames than a turn has.
-        while worker.turn() > 0 {}
-      }
+      // Segments may take more frames than a turn has.
+      while worker.turn() > 0 && offload == .segments {}
       for guest in guests { moved += try guest.takeBack() }
     }
     return moved
