@@ -10,6 +10,7 @@
 // Hostile: the chain and the header.  A bad one costs that packet (virtio 1.3, 5.1.6.2).
 package import HostPort
 package import Packet
+import Linux
 import SharedRing
 package import Virtqueue
 
@@ -26,6 +27,16 @@ package final class TransmitPath {
   let headerCopy = HeaderCopy()
   private let gathered: FixedBuffer<SingleBuffer>
   private let starved = HotState(false)
+  private let held = HotState(Held())
+
+  /// What a packet has got that waits for more frames.
+  private struct Held {
+    var frames = 0
+    /// When it last got more; milliseconds.
+    var since: UInt64 = 0
+  }
+  /// How long frames are kept while none come; milliseconds.
+  private static let patience: UInt64 = 100
 
   /// Shortest frame that is one: an Ethernet header.
   package static let shortestFrame = 14
@@ -136,9 +147,10 @@ package final class TransmitPath {
       }
       chains &+= 1
     }
-    // A packet that waits for its frames keeps those that it has: another ring of this port would
-    // take them, again and again.
-    if starved.value && chains == 0 { return 0 }
+    if starved.value && chains == 0 {
+      keepFrames()
+      return 0
+    }
     queue.take(to: position)
     port.transmit(batch, count: filled)
     queue.publish()
@@ -146,6 +158,18 @@ package final class TransmitPath {
     counters.bytes.add(bytes)
     if queue.callIfNeeded() { counters.calls.add(1) }
     return max(chains, filled)
+  }
+
+  /// A packet that waits for its frames keeps those that it has: another ring of this port would take
+  /// them, again and again.  But not for ever, since several that wait so may have them all.
+  @inline(never)
+  private func keepFrames() {
+    let now = MonotonicClock.milliseconds
+    if batch.count != held.value.frames {
+      held.value = Held(frames: batch.count, since: now)
+    } else if now &- held.value.since >= TransmitPath.patience {
+      port.transmit(batch, count: 0)
+    }
   }
 
   /// Whether there are frames for a packet behind the first `filled`.  Packets that were cut may have

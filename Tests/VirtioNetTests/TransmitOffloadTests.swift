@@ -306,6 +306,43 @@ struct TransmitOffloadTests {
     #expect(fixture.port[0].isComplete && fixture.port.problems.isEmpty)
   }
 
+  @Test("two packets that wait for each other's frames do not wait for ever")
+  func noDeadlock() throws {
+    var generator = SeededGenerator(seed: 15)
+    var options = ScriptedPort.Options()
+    options.transmitFrames = 50
+    let port = try ScriptedPort(options)
+    let queue = try port.openQueue(0)
+    let ram = try GuestRAM(bytes: 8 << 20)
+    let packet = OffloadPacket(
+      .tcp4, cut: true, payload: 40000, segmentSize: 1000, using: &generator)
+    let address = ram.allocate(packet.header.count + packet.bytes.count, alignment: 1)
+    ram.write(packet.header + packet.bytes, at: address)
+    let paths = try (0..<2).map { index in
+      let driver = DriverQueue(in: ram, size: 8, features: all)
+      driver.add([.init(address, UInt32(packet.header.count + packet.bytes.count))])
+      driver.publish()
+      return try TransmitPath(
+        driver.config(index: 2 * index + 1, memory: try ram.memory()), port: queue,
+        counters: RingCounters())
+    }
+    let others = FrameBatch()
+    queue.reserve(20, into: others)
+    #expect(paths[0].run() == 0)
+    queue.transmit(others, count: 0)
+    #expect(paths[1].run() == 0)
+    // One has 30, the other 20, and each needs 40.
+    #expect(paths[0].run() == 0 && paths[1].run() == 0)
+    var moved = 0
+    #expect(
+      eventually {
+        for path in paths { moved += path.run() }
+        _ = queue.flush()
+        return moved == 80
+      })
+    #expect(port[0].isComplete && port.problems.isEmpty)
+  }
+
   @Test(
     "packets and segments that are larger than a frame lie in several", arguments: [false, true])
   func largeFrames(cut: Bool) throws {
