@@ -105,6 +105,13 @@ int clinux_peer_pid(int socket) {
   return peer.pid;
 }
 
+int64_t clinux_peer_user(int socket) {
+  struct ucred peer;
+  socklen_t length = sizeof peer;
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0) return -errno;
+  return peer.uid;
+}
+
 int clinux_ioctl(int fd, unsigned long request, void *argument) {
   int result = ioctl(fd, request, argument);
   return result < 0 ? -errno : result;

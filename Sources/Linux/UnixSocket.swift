@@ -144,15 +144,17 @@ public enum UnixSocketError: Error, Equatable, Sendable, CustomStringConvertible
         + (owner.map { "process \($0)" } ?? "a process that does not answer")
         + "; stop that process or choose another path"
     case .failed(let call, let path, let errno):
-      "\(call) \(path): \(errno)" + UnixSocketError.remedy(errno)
+      "\(call) \(path): \(errno)" + UnixSocketError.remedy(call, errno)
     case .unusable(let descriptor, let why):
       "descriptor \(descriptor) cannot be used: \(why); give a connected Unix stream socket"
     }
   }
 
-  private static func remedy(_ errno: Errno) -> String {
+  private static func remedy(_ call: String, _ errno: Errno) -> String {
     switch errno.code {
     case ENOENT: "; create the directory first"
+    case EPERM where call == "chown":
+      "; this user is not in the group, and has no CAP_CHOWN"
     case EACCES, EPERM: "; this user may not write to the directory or the socket"
     case EADDRINUSE: "; another process took the path at this moment"
     default: ""

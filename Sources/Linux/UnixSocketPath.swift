@@ -13,14 +13,24 @@ public struct UnixSocketListener: ~Copyable, Sendable {
   private let file: SocketFile
 
   /// Listens at `path`, in place of a socket that nobody listens to any more.
-  public init(path: String) throws(UnixSocketError) {
+  public init(path: String, access: SocketAccess = SocketAccess()) throws(UnixSocketError) {
     let socket = try unixSocket(for: path)
     try UnixSocketListener.removeStaleSocket(path)
     let raw = socket.raw
+    if access != SocketAccess() {
+      // Nobody but the owner, until group and mode are what they shall be.
+      try call("fchmod", path) { fchmod(raw, 0o600) }
+    }
     try call("bind", path) {
       unsafe withUnixAddress(path) { unsafe Glibc.bind(raw, $0, $1) }
     }
     let file = SocketFile(path)
+    if let group = access.group {
+      try call("chown", path) { unsafe chown(path, uid_t.max, group) }
+    }
+    if access != SocketAccess() {
+      try call("chmod", path) { unsafe chmod(path, access.mode ?? 0o660) }
+    }
     // A front-end that comes before its predecessor has left waits in the queue.
     try call("listen", path) { Glibc.listen(raw, 8) }
     descriptor = socket

@@ -10,7 +10,7 @@ public import Linux
 
 public final class Listener {
   public enum Endpoint: Equatable, Sendable {
-    case listen(path: String)
+    case listen(path: String, SocketAccess = SocketAccess())
     case connect(path: String)
     case inherited(Int32)
   }
@@ -32,8 +32,8 @@ public final class Listener {
   /// - Throws: if it will never work: a path that cannot be used or is in use, a wrong descriptor.
   public init(_ endpoint: Endpoint) throws(UnixSocketError) {
     switch endpoint {
-    case .listen(let path):
-      let listener = try UnixSocketListener(path: path)
+    case .listen(let path, let access):
+      let listener = try UnixSocketListener(path: path, access: access)
       descriptor = listener.raw
       self.listener = consume listener
     case .connect(let path):

@@ -50,12 +50,18 @@ struct ControlLoop: ~Copyable {
   private var lastFailure: UnixSocketError?
   private var hasCarrier: Bool
   private let refusals = LogLimit()
+  /// Nil: front-ends of all users.
+  private let allowedUsers: Set<UInt32>?
+  /// The first front-end is the only one (--fd).
+  private let hasOneFrontEnd: Bool
 
   /// Opens everything and says so.
   init(
     _ options: Options, _ requests: ControlRequests, _ logger: Logger
   ) throws(StartFailure) {
-    let listener = try starting { try Listener(options.endpoint) }
+    let endpoint = try options.endpoint
+    let allowedUsers = try options.allowedUserIDs()
+    let listener = try starting { try Listener(endpoint) }
     let host = try HostSide(options, logger)
     let (port, owner, events) = (host.port, host.ownerDescriptor, host.eventsDescriptor)
     let control = host.control
@@ -86,6 +92,8 @@ struct ControlLoop: ~Copyable {
     self.requests = requests
     self.logger = logger
     self.listener = listener
+    self.allowedUsers = allowedUsers
+    hasOneFrontEnd = options.descriptor != nil
     hasCarrier = host.hadCarrier
     self.host = host
     self.epoll = epoll
@@ -93,15 +101,15 @@ struct ControlLoop: ~Copyable {
     for (queue, mode) in device.queueModes.enumerated() {
       logger.info("\(port.name) queue \(queue): \(mode)")
     }
-    logger.info("ready: \(options.endpoint.text)")
+    logger.info("ready: \(endpoint.text)")
   }
 
   /// Serves front-ends until it is told to stop, or the only one that it was given has left.
-  /// - Throws: if the host port is gone.
+  /// - Throws: if the host port is gone, or the only front-end may not be served.
   mutating func run() throws(StartFailure) {
     defer { close() }
     while true {
-      if session == nil, !acceptFrontEnd() { return }
+      if session == nil, try !acceptFrontEnd() { return }
       var tags: [UInt64] = []
       epoll.wait(milliseconds: timeout) { tag, _ in tags.append(tag) }
       for tag in tags {
@@ -135,9 +143,9 @@ struct ControlLoop: ~Copyable {
 
   /// Starts a session with the next front-end, if there is one.
   /// - Returns: whether another one may ever come.
-  private mutating func acceptFrontEnd() -> Bool {
+  private mutating func acceptFrontEnd() throws(StartFailure) -> Bool {
     switch listener.next(now: now) {
-    case .connection(let socket): begin(socket)
+    case .connection(let socket): try begin(socket)
     case .nothing: break
     case .failed(let error): reportFailure(error)
     case .exhausted: return false
@@ -153,9 +161,16 @@ struct ControlLoop: ~Copyable {
     if listener.descriptor != nil { usleep(100_000) }
   }
 
-  private mutating func begin(_ socket: consuming UnixSocket) {
+  private mutating func begin(_ socket: consuming UnixSocket) throws(StartFailure) {
     let peer = ControlLoop.describe(socket.peerProcess)
     let logger = logger
+    if let allowedUsers, !(socket.peerUser.map(allowedUsers.contains) ?? false) {
+      let user = socket.peerUser.map { "user \($0)" } ?? "an unknown user"
+      let line = "front-end \(peer) of \(user) is refused: --allow-uid names others only"
+      if hasOneFrontEnd { throw StartFailure(line) }
+      if refusals.admit() != nil { logger.warning("\(line)") }
+      return
+    }
     let session = BackEnd(
       device: device, socket: socket,
       log: { level, line in logger.log(level: Logger.Level(level), "\(line)") },
@@ -251,15 +266,18 @@ struct ControlLoop: ~Copyable {
 extension Options {
   /// Where front-ends come from.
   var endpoint: Listener.Endpoint {
-    if let descriptor { return .inherited(descriptor) }
-    return client ? .connect(path: socketPath ?? "") : .listen(path: socketPath ?? "")
+    get throws(StartFailure) {
+      if let descriptor { return .inherited(descriptor) }
+      let path = socketPath ?? ""
+      return client ? .connect(path: path) : .listen(path: path, try socketAccess())
+    }
   }
 }
 
 extension Listener.Endpoint {
   fileprivate var text: String {
     switch self {
-    case .listen(let path): "listening on \(path)"
+    case .listen(let path, _): "listening on \(path)"
     case .connect(let path): "connecting to \(path)"
     case .inherited(let number): "connected by descriptor \(number)"
     }

@@ -37,6 +37,31 @@ struct Options: ParsableArguments {
   var client = false
 
   @Option(
+    name: .customLong("socket-mode"),
+    help: ArgumentHelp(
+      "Permissions of the socket file, in octal, as in 0660.",
+      discussion: """
+        Who may write to it may connect, and hand the daemon a guest. The default is 0660 with \
+        --socket-group, else what the umask leaves.
+        """, valueName: "mode"))
+  var socketMode: FileMode?
+
+  @Option(
+    name: .customLong("socket-group"),
+    help: ArgumentHelp(
+      "Group of the socket file, by name or number: one that QEMU's user is in.",
+      valueName: "group"))
+  var socketGroup: Account?
+
+  @Option(
+    name: .customLong("allow-uid"),
+    help: ArgumentHelp(
+      "Serve front-ends of this user only, by name or number; may be given several times.",
+      discussion: "The kernel tells who is at the other end. By default everybody who may connect.",
+      valueName: "user"))
+  var allowedUsers: [Account] = []
+
+  @Option(
     name: .customLong("interface"),
     help: ArgumentHelp(
       "The host's side: a network interface, null:, reflect: or generate:SIZE.",
@@ -206,6 +231,16 @@ struct Options: ParsableArguments {
         throw ValidationError(
           "--client connects to --socket-path and excludes --fd, which is connected: give one of them"
         )
+      }
+    }
+    if client || descriptor != nil {
+      let inapplicable = [
+        ("--socket-mode", socketMode != nil), ("--socket-group", socketGroup != nil),
+      ]
+      if let (option, _) = inapplicable.first(where: \.1) {
+        throw ValidationError(
+          "\(option) is about a socket file that is made here, which \(client ? "--client" : "--fd") "
+            + "does without: leave it out")
       }
     }
     guard (1...Options.mostQueuePairs).contains(queuePairs) else {

@@ -70,6 +70,39 @@ struct DaemonProcessTests {
     #expect(!child.errors.contains("error"))
   }
 
+  @Test("a front-end of another user than --allow-uid names is hung up on, and one of them served")
+  func allowedUsers() throws {
+    let path = socketPath("users")
+    let other = geteuid() + 1
+    for (users, isServed) in [([other], false), ([other, geteuid()], true)] {
+      let child = try Child(
+        [DaemonProcessTests.program, "--socket-path=\(path)", "--interface=null:"]
+          + ["--log-level=debug", "--socket-mode=0600"] + users.map { "--allow-uid=\($0)" })
+      #expect(child.waitForError("ready"))
+      let client = try UnixSocket(connectingTo: path)
+      #expect(
+        child.waitForError(
+          isServed ? "connected" : "of user \(geteuid()) is refused: --allow-uid names others only"))
+      var buffer: [UInt8] = [0]
+      var descriptors = ReceivedDescriptors()
+      usleep(50_000)
+      let received = try client.receive(into: &buffer, at: 0..<1, descriptors: &descriptors)
+      #expect(received == (isServed ? .wouldBlock : .endOfStream))
+      child.send(SIGTERM)
+      #expect(child.wait() == 0)
+    }
+  }
+
+  @Test("an account that does not exist is named")
+  func unknownAccount() throws {
+    for (option, kind) in [("--allow-uid", "user"), ("--socket-group", "group")] {
+      let child = try start(
+        "--socket-path=\(socketPath("account"))", "--interface=null:", "\(option)=no-such-one")
+      #expect(child.wait() == 1)
+      #expect(child.errors.contains("there is no \(kind) no-such-one; create it, or give a number"))
+    }
+  }
+
   @Test("SIGUSR1 prints the counters")
   func counters() throws {
     let child = try start("--socket-path=\(socketPath("counters"))", "--interface=null:")

@@ -49,6 +49,24 @@ struct OptionsTests {
     #expect(options.polling.budget == 200 && options.preferBusyPoll)
   }
 
+  @Test("who may connect is told by number or name")
+  func access() throws {
+    let options = try options(
+      "--socket-path=s", "--interface=null:", "--socket-mode=0660", "--socket-group=kvm",
+      "--allow-uid=107", "--allow-uid=qemu")
+    #expect(options.socketMode?.bits == 0o660 && options.socketGroup == .name("kvm"))
+    #expect(options.allowedUsers == [.number(107), .name("qemu")])
+    #expect(throws: Unexpected.self) {
+      _ = try self.options("--socket-path=s", "--interface=null:", "--socket-mode=0999")
+    }
+    #expect(throws: Unexpected.self) {
+      _ = try self.options("--fd=3", "--interface=null:", "--socket-mode=0600")
+    }
+    #expect(throws: Unexpected.self) {
+      _ = try self.options("--socket-path=s", "--interface=null:", "--allow-uid=4294967295")
+    }
+  }
+
   @Test("workers spin never, always or when it is worth it")
   func polling() throws {
     #expect(try options("--fd=3", "--interface=null:", "--poll=busy").polling.mode == .busy)

@@ -63,6 +63,30 @@ struct UnixSocketTests {
     #expect(try listener.accept() == nil)
   }
 
+  @Test("a socket file has the group and the permissions that were asked for, whatever the umask")
+  func access() throws {
+    let directory = try Directory()
+    let path = directory.file("s")
+    for (access, mode, group) in [
+      (SocketAccess(mode: 0o666), 0o666, nil), (SocketAccess(group: 7), 0o660, 7),
+      (SocketAccess(mode: 0o600, group: 7), 0o600, 7),
+    ] as [(SocketAccess, UInt32, UInt32?)] {
+      let listener = try UnixSocketListener(path: path, access: access)
+      var status = stat()
+      #expect(unsafe lstat(path, &status) == 0)
+      #expect(status.st_mode & 0o777 == mode)
+      #expect(group == nil || (status.st_gid == group || geteuid() != 0))
+      _ = consume listener
+    }
+  }
+
+  @Test("the kernel tells which user is at the other end")
+  func peerUser() throws {
+    let (a, b) = try pair()
+    #expect(UnixSocket(adopting: OwnedDescriptor(adopting: a)).peerUser == geteuid())
+    close(b)
+  }
+
   @Test("the socket file goes with its listener")
   func removal() throws {
     let directory = try Directory()

@@ -55,6 +55,8 @@ int clinux_pin_thread(int cpu);
 int clinux_allowed_cpus(int *cpus, int most);
 /* Peer process of a connected Unix socket, or -errno. */
 int clinux_peer_pid(int socket);
+/* Its user id, or -errno. */
+int64_t clinux_peer_user(int socket);
 int clinux_ioctl(int fd, unsigned long request, void *argument);
 /* The first two numbers of the running kernel's release: major << 16 | minor. */
 int clinux_kernel_release(void);
