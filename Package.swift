@@ -44,10 +44,13 @@ func fuzzer(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 var targets: [Target] = [
   .target(name: "CLinux", cSettings: fuzzC),
   .systemLibrary(name: "CBPF", pkgConfig: "libbpf", providers: [.apt(["libbpf-dev"])]),
+  .systemLibrary(
+    name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
   .systemLibrary(name: "CNUMA", pkgConfig: "numa", providers: [.apt(["libnuma-dev"])]),
 
   module("SharedRing", ["CLinux"]),
   module("Linux", ["CLinux"]),
+  module("Sandbox", ["CLinux", "CSeccomp", "Linux"]),
   module("Packet"),
   module("GuestMemory", ["CLinux", "SharedRing", "Linux"]),
   module("Virtqueue", ["CLinux", "GuestMemory", "SharedRing", "Linux"]),
@@ -65,7 +68,8 @@ var targets: [Target] = [
   .executableTarget(
     name: "vhost-user-xdp",
     dependencies: [
-      "VirtioNet", "VhostUser", "HostPort", "AFXDP", "Packet", "GuestMemory", "Linux", "CLinux",
+      "VirtioNet", "VhostUser", "HostPort", "AFXDP", "Packet", "GuestMemory", "Sandbox", "Linux",
+      "CLinux",
       .product(name: "ArgumentParser", package: "swift-argument-parser"),
       .product(name: "Logging", package: "swift-log"),
       .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
@@ -83,6 +87,11 @@ var targets: [Target] = [
     path: "Tests/GuestDriver", swiftSettings: strict),
   .target(name: "RuntimeCounters", path: "Tests/RuntimeCounters"),
   .target(name: "StoreSteps", path: "Tests/StoreSteps"),
+  .target(name: "RawCalls", path: "Tests/RawCalls"),
+  .executableTarget(
+    name: "sandbox-probe", dependencies: ["Sandbox", "Linux", "RawCalls"],
+    path: "Tests/sandbox-probe", swiftSettings: strict),
+  .testTarget(name: "SandboxTests", dependencies: ["sandbox-probe"], swiftSettings: strict),
   tests("GuestDriver", ["Virtqueue", "HostPort", "GuestMemory", "Linux"]),
   tests("RuntimeCounters", ["SharedRing", "Linux"]),
   tests("SharedRing", []),

@@ -41,9 +41,30 @@ public final class NetDevice: Device {
   /// Between `willChangeRings` and `didChangeRings`.
   private var isChanging = false
 
-  /// Opens the port's queues and starts the workers.
+  /// Opens the port's queues and starts the workers; as below.
+  public convenience init(
+    port: any HostPort, queuePairs: Int, cpus: [Int], control: ControlOptions? = nil,
+    polling: Polling = Polling(), offloads: Set<Offload> = Set(Offload.allCases),
+    log: @escaping @Sendable (String) -> Void
+  ) throws(PortError) {
+    try self.init(
+      port: port, queues: NetDevice.openQueues(of: port), queuePairs: queuePairs, cpus: cpus,
+      control: control, polling: polling, offloads: offloads, log: log)
+  }
+
+  /// Opens all queues of a port, which takes the privileges that its device does not need.
+  public static func openQueues(
+    of port: any HostPort
+  ) throws(PortError) -> [any HostPortQueue] {
+    var queues: [any HostPortQueue] = []
+    for index in 0..<port.capabilities.queueCount { queues.append(try port.openQueue(index)) }
+    return queues
+  }
+
+  /// Starts the workers.
   /// - Parameters:
-  ///   - queuePairs: at least 1; the port has at least one queue.
+  ///   - queues: all of the port's, open; at least one.
+  ///   - queuePairs: at least 1.
   ///   - cpus: one worker for each, bound to it; empty: one unbound worker a queue pair.  There are
   ///     no more workers than queue pairs, or than port queues.
   ///   - control: offers configuration space and control queue.
@@ -51,11 +72,11 @@ public final class NetDevice: Device {
   ///   - offloads: what drivers may leave to the device.
   ///   - log: called on any thread, at most `LogLimit.burst` times and then once a second.
   public init(
-    port: any HostPort, queuePairs: Int, cpus: [Int], control: ControlOptions? = nil,
-    polling: Polling = Polling(), offloads: Set<Offload> = Set(Offload.allCases),
-    log: @escaping @Sendable (String) -> Void
+    port: any HostPort, queues: [any HostPortQueue], queuePairs: Int, cpus: [Int],
+    control: ControlOptions? = nil, polling: Polling = Polling(),
+    offloads: Set<Offload> = Set(Offload.allCases), log: @escaping @Sendable (String) -> Void
   ) throws(PortError) {
-    let portQueues = port.capabilities.queueCount
+    let portQueues = queues.count
     precondition(queuePairs >= 1 && portQueues >= 1)
     self.port = port
     self.offloads = offloads
@@ -66,8 +87,6 @@ public final class NetDevice: Device {
       log(omitted == 0 ? line : "\(line) (\(omitted) lines were left out before)")
     }
     self.log = log
-    var queues: [any HostPortQueue] = []
-    for index in 0..<portQueues { queues.append(try port.openQueue(index)) }
     self.queues = queues
     let counters = (0..<2 * queuePairs).map { _ in RingCounters() }
     self.counters = counters

@@ -38,6 +38,7 @@ struct ControlLoop: ~Copyable {
   /// For a control queue without a kick descriptor.
   private static let pollInterval: Int32 = 10
 
+  private let endpoint: Listener.Endpoint
   private let requests: ControlRequests
   private let logger: Logger
   private let host: HostSide
@@ -55,7 +56,8 @@ struct ControlLoop: ~Copyable {
   /// The first front-end is the only one (--fd).
   private let hasOneFrontEnd: Bool
 
-  /// Opens everything and says so.
+  /// Opens everything, then gives up the privileges that this took, then starts the workers.  To be
+  /// called while the calling thread is the only one: what it gives up, its threads will not have.
   init(
     _ options: Options, _ requests: ControlRequests, _ logger: Logger
   ) throws(StartFailure) {
@@ -76,10 +78,13 @@ struct ControlLoop: ~Copyable {
     } orSay: {
       "cannot wait for events: \($0); raise the limit of open files"
     }
+    let queues = try starting { try NetDevice.openQueues(of: port) }
+    let sandbox = Sandbox(options, endpoint)
+    try sandbox.dropPrivileges(logger)
     let device = try starting {
       try NetDevice(
-        port: port, queuePairs: options.queuePairs, cpus: options.cpus.cpus, control: control,
-        polling: options.polling, offloads: options.offloads
+        port: port, queues: queues, queuePairs: options.queuePairs, cpus: options.cpus.cpus,
+        control: control, polling: options.polling, offloads: options.offloads
       ) { logger.warning("\($0)") }
     }
     try starting {
@@ -89,6 +94,7 @@ struct ControlLoop: ~Copyable {
     } orSay: {
       "cannot wait for the control queue: \($0); raise the limit of open files"
     }
+    try sandbox.filterSystemCalls()
     self.requests = requests
     self.logger = logger
     self.listener = listener
@@ -101,12 +107,13 @@ struct ControlLoop: ~Copyable {
     for (queue, mode) in device.queueModes.enumerated() {
       logger.info("\(port.name) queue \(queue): \(mode)")
     }
-    logger.info("ready: \(endpoint.text)")
+    self.endpoint = endpoint
   }
 
   /// Serves front-ends until it is told to stop, or the only one that it was given has left.
   /// - Throws: if the host port is gone, or the only front-end may not be served.
   mutating func run() throws(StartFailure) {
+    logger.info("ready: \(endpoint.text)")
     defer { close() }
     while true {
       if session == nil, try !acceptFrontEnd() { return }
@@ -222,7 +229,9 @@ struct ControlLoop: ~Copyable {
 
   private static func describe(_ process: Int?) -> String {
     guard let process else { return "of unknown process" }
-    return "\(ProcessSettings.name(ofProcess: process) ?? "process"), pid \(process)"
+    // In the sandbox the name is out of reach.
+    let name = ProcessSettings.name(ofProcess: process)
+    return name.map { "\($0), pid \(process)" } ?? "pid \(process)"
   }
 
   // MARK: The rest

@@ -10,7 +10,7 @@ import UnixSignals
 
 @main
 struct Daemon {
-  static func main() async {
+  static func main() {
     switch Command(Array(CommandLine.arguments.dropFirst())) {
     case .print(let text):
       ProcessSettings.write(text, to: STDOUT_FILENO)
@@ -25,20 +25,32 @@ struct Daemon {
         exit(ExitStatus.failure)
       }
     case .run(let options):
-      exit(await run(options))
+      run(options)
     }
   }
 
-  /// - Returns: the exit status.
-  private static func run(_ options: Options) async -> Int32 {
+  private static func run(_ options: Options) -> Never {
     ProcessSettings.block(signals: [SIGTERM, SIGINT, SIGUSR1])
     ProcessSettings.ignoreBrokenPipes()
     ProcessSettings.raiseMemoryLockLimit()
     ProcessSettings.raiseOpenFileLimit()
     do {
       let requests = try ControlRequests()
-      let daemon = DaemonService(
-        options: options, requests: requests, logger: .standardError(level: options.logLevel))
+      let logger = Logger.standardError(level: options.logLevel)
+      // Before any other thread: what this one gives up then, none of them has.
+      let loop = ControlParcel(try ControlLoop(options, requests, logger))
+      let daemon = DaemonService(loop: loop, requests: requests, logger: logger)
+      Task { exit(await serve(daemon, requests)) }
+      while true { pause() }
+    } catch {
+      StandardErrorLog.write("error: \(error)")
+      exit(ExitStatus.failure)
+    }
+  }
+
+  /// - Returns: the exit status.
+  private static func serve(_ daemon: DaemonService, _ requests: ControlRequests) async -> Int32 {
+    do {
       let group = ServiceGroup(
         configuration: ServiceGroupConfiguration(
           services: [

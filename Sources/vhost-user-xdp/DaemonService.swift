@@ -4,11 +4,22 @@ import Glibc
 import Linux
 import Logging
 import ServiceLifecycle
+import Synchronization
 import UnixSignals
+
+/// Carries a control loop from the thread that made it to the one that runs it.
+final class ControlParcel: Sendable {
+  private let loop: Mutex<ControlLoop?>
+
+  init(_ loop: consuming sending ControlLoop) { self.loop = Mutex(loop) }
+
+  /// Nil from the second time on.
+  func take() -> sending ControlLoop? { loop.withLock { $0.take() } }
+}
 
 /// Runs the control thread until it ends or a shutdown is asked for.
 struct DaemonService: Service {
-  let options: Options
+  let loop: ControlParcel
   let requests: ControlRequests
   let logger: Logger
 
@@ -43,8 +54,7 @@ struct DaemonService: Service {
   /// The control thread's life.
   private func control() -> Result<Void, StartFailure> {
     do throws(StartFailure) {
-      var loop = try ControlLoop(options, requests, logger)
-      try loop.run()
+      if var loop = loop.take() { try loop.run() }
       return .success(())
     } catch {
       return .failure(error)

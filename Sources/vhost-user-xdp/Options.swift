@@ -199,6 +199,16 @@ struct Options: ParsableArguments {
   var disabledOffloads = OffloadList(offloads: [])
 
   @Option(
+    name: .customLong("sandbox"),
+    help: ArgumentHelp(
+      "What a running daemon gives up: strict (all it can do without) or off (nothing).",
+      discussion: """
+        strict: no capabilities, no files, no new sockets or programs once everything is open. The \
+        default is strict.
+        """, valueName: "mode"))
+  var sandbox = SandboxMode.strict
+
+  @Option(
     name: .customLong("log-level"),
     help: ArgumentHelp(
       "Least important lines on stderr: trace, debug, info, notice, warning, error, critical.",

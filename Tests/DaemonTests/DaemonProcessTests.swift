@@ -1,4 +1,5 @@
 // The built program from outside: what management layers and service managers rely on.
+import Foundation
 import Glibc
 import Linux
 import Testing
@@ -100,6 +101,34 @@ struct DaemonProcessTests {
         "--socket-path=\(socketPath("account"))", "--interface=null:", "\(option)=no-such-one")
       #expect(child.wait() == 1)
       #expect(child.errors.contains("there is no \(kind) no-such-one; create it, or give a number"))
+    }
+  }
+
+  @Test("no thread of a running daemon has a capability or is without a system-call filter")
+  func sandbox() throws {
+    for (mode, filter) in [("strict", "2"), ("off", "0")] {
+      let path = socketPath("sandbox")
+      let child = try start(
+        "--socket-path=\(path)", "--interface=null:", "--queues=3", "--sandbox=\(mode)")
+      #expect(child.waitForError("ready"))
+      let tasks = "/proc/\(child.pid)/task"
+      let threads = try FileManager.default.contentsOfDirectory(atPath: tasks)
+      // Three workers, the control thread, the first one.
+      #expect(threads.count >= 5)
+      for thread in threads {
+        let status = try String(contentsOfFile: "\(tasks)/\(thread)/status", encoding: .utf8)
+        let lines = status.split(separator: "\n").map { $0.split(separator: "\t") }
+        func value(_ name: String) -> Substring? { lines.first { $0[0] == name + ":" }?.last }
+        #expect(value("Seccomp").map(String.init) == filter)
+        guard mode == "strict" else { continue }
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+          #expect(value(set) == "0000000000000000", "\(set)")
+        }
+        #expect(value("NoNewPrivs") == "1")
+      }
+      child.send(SIGTERM)
+      #expect(child.wait() == 0)
+      #expect(!isSocket(path))
     }
   }
 

@@ -9,8 +9,8 @@
 # root rights are needed, when everything is there.
 set -euo pipefail
 
-# libbpf and libnuma: headers and libraries; linux-libc-dev: the headers of the XDP program.
-readonly build_packages=(libbpf-dev libnuma-dev libelf-dev zlib1g-dev linux-libc-dev)
+# libbpf, libnuma and libseccomp: headers and libraries; linux-libc-dev: the headers of the XDP program.
+readonly build_packages=(libbpf-dev libnuma-dev libseccomp-dev libelf-dev zlib1g-dev linux-libc-dev)
 
 # busybox-static, cpio, gcc, kmod, xz-utils: the guest's initramfs. dnsmasq-base: the server of network
 # boots. dpdk-dev: dpdk-testpmd and its drivers, the second front-end, and the back-end that results

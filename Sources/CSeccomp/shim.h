@@ -1,0 +1,4 @@
+#pragma once
+#include <linux/prctl.h>
+#include <seccomp.h>
+#include <sys/mman.h>

@@ -1,0 +1,77 @@
+// What a confined process can and cannot do, in a process of its own.
+import Foundation
+import Glibc
+import Testing
+
+@Suite("A confined process")
+struct SandboxTests {
+  private static let program: String = {
+    let bundle =
+      CommandLine.arguments.first { $0.hasSuffix(".xctest") }
+      ?? (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? ""
+    return bundle.split(separator: "/", omittingEmptySubsequences: false).dropLast()
+      .joined(separator: "/") + "/sandbox-probe"
+  }()
+
+  /// What the probe was allowed and refused.
+  private func probe(_ mode: String) throws -> (allowed: Set<String>, refused: Set<String>) {
+    let directory = "/tmp/sandbox-test.\(getpid()).\(mode)"
+    let elsewhere = directory + "-elsewhere"
+    try FileManager.default.createDirectory(
+      atPath: directory, withIntermediateDirectories: true)
+    defer {
+      try? FileManager.default.removeItem(atPath: directory)
+      try? FileManager.default.removeItem(atPath: elsewhere)
+    }
+    for file in [directory + "/socket", elsewhere] {
+      #expect(FileManager.default.createFile(atPath: file, contents: nil))
+    }
+    let process = Process()
+    process.executableURL = URL(fileURLWithPath: SandboxTests.program)
+    process.arguments = [mode, directory]
+    let pipe = Pipe()
+    process.standardOutput = pipe
+    try process.run()
+    let text = String(decoding: pipe.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+    process.waitUntilExit()
+    try #require(process.terminationStatus == 0, "\(text)")
+    var allowed: Set<String> = []
+    var refused: Set<String> = []
+    for line in text.split(separator: "\n") {
+      let parts = line.split(separator: ":").map { $0.trimmingCharacters(in: .whitespaces) }
+      if parts.last == "allowed" { allowed.insert(parts[0]) }
+      if parts.last == "refused" { refused.insert(parts[0]) }
+    }
+    return (allowed, refused)
+  }
+
+  private static let serving: Set<String> = [
+    "memory", "memory file", "event", "write", "thread",
+  ]
+  private static let forbidden: Set<String> = [
+    "open", "open, in a thread that was there", "execute", "fork", "trace", "bpf", "mount", "unshare",
+    "signal another process", "io_uring", "Internet socket", "packet socket", "AF_XDP socket",
+    "request to a device", "executable memory", "set privileges", "remove elsewhere",
+  ]
+
+  @Test("a server goes on serving, and removes its socket, and can do nothing else")
+  func server() throws {
+    let (allowed, refused) = try probe("listen")
+    #expect(allowed == SandboxTests.serving.union(["remove the socket"]))
+    #expect(refused == SandboxTests.forbidden.union(["Unix socket"]))
+  }
+
+  @Test("a client may make Unix sockets, and removes nothing")
+  func client() throws {
+    let (allowed, refused) = try probe("connect")
+    #expect(allowed == SandboxTests.serving.union(["Unix socket"]))
+    #expect(refused == SandboxTests.forbidden.union(["remove the socket"]))
+  }
+
+  @Test("with an inherited connection there is nothing to make or remove")
+  func inherited() throws {
+    let (allowed, refused) = try probe("inherit")
+    #expect(allowed == SandboxTests.serving)
+    #expect(refused == SandboxTests.forbidden.union(["Unix socket", "remove the socket"]))
+  }
+}
