@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <time.h>
@@ -110,6 +111,16 @@ int64_t clinux_peer_user(int socket) {
   socklen_t length = sizeof peer;
   if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0) return -errno;
   return peer.uid;
+}
+
+int clinux_signal_descriptor(const sigset_t *set) {
+  int fd = signalfd(-1, set, SFD_NONBLOCK | SFD_CLOEXEC);
+  return fd < 0 ? -errno : fd;
+}
+
+int clinux_next_signal(int fd) {
+  struct signalfd_siginfo signal;
+  return read(fd, &signal, sizeof signal) == sizeof signal ? (int)signal.ssi_signo : 0;
 }
 
 int clinux_ioctl(int fd, unsigned long request, void *argument) {

@@ -4,15 +4,6 @@ import Glibc
 
 /// Settings of this process.
 public enum ProcessSettings {
-  /// Blocks signals in the calling thread and in every thread that it starts from now on, so that
-  /// only a signalfd gets them and no thread of the data path is interrupted.
-  public static func block(signals: [CInt]) {
-    var set = sigset_t()
-    unsafe sigemptyset(&set)
-    for signal in signals { unsafe sigaddset(&set, signal) }
-    _ = unsafe pthread_sigmask(SIG_BLOCK, &set, nil)
-  }
-
   /// A write to a closed socket or pipe is an error and not the end.
   public static func ignoreBrokenPipes() {
     _ = signal(SIGPIPE, SIG_IGN)

@@ -64,7 +64,8 @@ public enum SystemCallFilter {
     "munmap", "mremap", "madvise", "brk", "memfd_create", "ftruncate", "userfaultfd", "fallocate",
     // Threads, time, the end.
     "futex", "sched_yield", "sched_getaffinity", "sched_setaffinity", "getcpu", "set_robust_list",
-    "rseq", "gettid", "getpid", "getuid", "geteuid", "getgid", "getegid", "clock_gettime", "clock_getres",
+    "rseq", "gettid", "getpid", "getuid", "geteuid", "getgid", "getegid", "clock_gettime",
+    "clock_getres",
     "clock_nanosleep", "nanosleep", "gettimeofday", "time", "restart_syscall", "rt_sigprocmask",
     "rt_sigaction", "rt_sigreturn", "sigaltstack", "rt_sigtimedwait", "rt_sigsuspend", "pause",
     "getrandom", "prlimit64", "uname",

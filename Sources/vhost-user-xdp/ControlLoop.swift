@@ -1,5 +1,5 @@
 // The control thread: one epoll loop over the listening socket, the session with the front-end,
-// the interface's events and the requests of other threads.
+// the interface's events and signals.
 //
 // Everything that is configured belongs to this thread, from the port to the rings that do not
 // run, so nothing here is locked.  Front-ends come and go without end: one that leaves, crashes or
@@ -11,23 +11,11 @@ import Logging
 import VhostUser
 import VirtioNet
 
-/// What other threads ask of the control thread.
-final class ControlRequests: Sendable {
-  let stop: EventDescriptor
-  let report: EventDescriptor
-
-  init() throws(Errno) {
-    stop = try EventDescriptor()
-    report = try EventDescriptor()
-  }
-}
-
 struct ControlLoop: ~Copyable {
   /// What a descriptor in the epoll set is.  Sessions are counted upwards from `firstSession`, so
   /// that an event of one that has ended is not taken for its successor's.
   private enum Tag {
-    static let stop: UInt64 = 0
-    static let report: UInt64 = 1
+    static let signal: UInt64 = 0
     static let owner: UInt64 = 2
     static let link: UInt64 = 3
     static let listener: UInt64 = 4
@@ -39,7 +27,10 @@ struct ControlLoop: ~Copyable {
   private static let pollInterval: Int32 = 10
 
   private let endpoint: Listener.Endpoint
-  private let requests: ControlRequests
+  /// Time for an orderly end; QEMU's conventions want it quick.
+  private static let patience = Duration.milliseconds(800)
+
+  private let signals: SignalDescriptor
   private let logger: Logger
   private let host: HostSide
   private let device: NetDevice
@@ -59,7 +50,7 @@ struct ControlLoop: ~Copyable {
   /// Opens everything, then gives up the privileges that this took, then starts the workers.  To be
   /// called while the calling thread is the only one: what it gives up, its threads will not have.
   init(
-    _ options: Options, _ requests: ControlRequests, _ logger: Logger
+    _ options: Options, _ signals: consuming SignalDescriptor, _ logger: Logger
   ) throws(StartFailure) {
     let endpoint = try options.endpoint
     let allowedUsers = try options.allowedUserIDs()
@@ -67,10 +58,10 @@ struct ControlLoop: ~Copyable {
     let host = try HostSide(options, logger)
     let (port, owner, events) = (host.port, host.ownerDescriptor, host.eventsDescriptor)
     let control = host.control
+    let signal = signals.raw
     let epoll = try starting {
       let epoll = try EpollSet()
-      try epoll.add(requests.stop.raw, .readable, tag: Tag.stop)
-      try epoll.add(requests.report.raw, .readable, tag: Tag.report)
+      try epoll.add(signal, .readable, tag: Tag.signal)
       if let owner { try epoll.add(owner, .readable, tag: Tag.owner) }
       if let events { try epoll.add(events, .readable, tag: Tag.link) }
       if let raw = listener.descriptor { try epoll.add(raw, .readable, tag: Tag.listener) }
@@ -95,7 +86,7 @@ struct ControlLoop: ~Copyable {
       "cannot wait for the control queue: \($0); raise the limit of open files"
     }
     try sandbox.filterSystemCalls()
-    self.requests = requests
+    self.signals = signals
     self.logger = logger
     self.listener = listener
     self.allowedUsers = allowedUsers
@@ -121,10 +112,7 @@ struct ControlLoop: ~Copyable {
       epoll.wait(milliseconds: timeout) { tag, _ in tags.append(tag) }
       for tag in tags {
         switch tag {
-        case Tag.stop: return
-        case Tag.report:
-          requests.report.drain()
-          report()
+        case Tag.signal: if takeSignals() { return }
         case Tag.owner: host.dismissCallers()
         case Tag.link: try takeLinkEvents()
         case Tag.listener: refuseFurtherFrontEnd()
@@ -236,6 +224,15 @@ struct ControlLoop: ~Copyable {
 
   // MARK: The rest
 
+  /// - Returns: whether it is time to end.
+  private func takeSignals() -> Bool {
+    var isToEnd = false
+    while let signal = signals.next() {
+      if signal == SIGUSR1 { report() } else { isToEnd = true }
+    }
+    return isToEnd
+  }
+
   private mutating func takeLinkEvents() throws(StartFailure) {
     let name = host.port.name
     for event in host.takeEvents() {
@@ -266,9 +263,20 @@ struct ControlLoop: ~Copyable {
   /// Rings first, then the workers; descriptors, mappings and the socket's file go with their
   /// owners.
   private mutating func close() {
+    endInAnyCase()
     session?.end()
     session = nil
     device.stop()
+  }
+
+  /// All that is held ends with the process, so a thread that hangs must not delay it.
+  private func endInAnyCase() {
+    let logger = logger
+    _ = try? PinnedThread(name: "patience") {
+      usleep(UInt32(ControlLoop.patience / .microseconds(1)))
+      logger.error("the threads did not end in \(ControlLoop.patience); leaving them")
+      _exit(0)
+    }
   }
 }
 

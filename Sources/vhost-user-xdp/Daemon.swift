@@ -1,12 +1,11 @@
 // The process: arguments in, exit status out.
 //
-// Signals are blocked before the first thread starts and taken by signalfd, so that a thread of
-// the data path is never interrupted, and one that comes while the daemon starts is not lost.
+// One thread besides those of the data path: it opens everything and then runs the control loop.
+// There is no other runtime beneath, such as Swift's concurrency with its pool of threads, which
+// reads files of /proc as long as it runs: the sandbox leaves none to be read.
 import Glibc
 import Linux
 import Logging
-import ServiceLifecycle
-import UnixSignals
 
 @main
 struct Daemon {
@@ -25,48 +24,26 @@ struct Daemon {
         exit(ExitStatus.failure)
       }
     case .run(let options):
-      run(options)
+      do throws(StartFailure) {
+        try run(options)
+      } catch {
+        StandardErrorLog.write("error: \(error)")
+        exit(ExitStatus.failure)
+      }
     }
   }
 
-  private static func run(_ options: Options) -> Never {
-    ProcessSettings.block(signals: [SIGTERM, SIGINT, SIGUSR1])
+  private static func run(_ options: Options) throws(StartFailure) {
+    let signals = try starting {
+      try SignalDescriptor([SIGTERM, SIGINT, SIGUSR1])
+    } orSay: {
+      "cannot wait for signals: \($0); raise the limit of open files"
+    }
     ProcessSettings.ignoreBrokenPipes()
     ProcessSettings.raiseMemoryLockLimit()
     ProcessSettings.raiseOpenFileLimit()
-    do {
-      let requests = try ControlRequests()
-      let logger = Logger.standardError(level: options.logLevel)
-      // Before any other thread: what this one gives up then, none of them has.
-      let loop = ControlParcel(try ControlLoop(options, requests, logger))
-      let daemon = DaemonService(loop: loop, requests: requests, logger: logger)
-      Task { exit(await serve(daemon, requests)) }
-      while true { pause() }
-    } catch {
-      StandardErrorLog.write("error: \(error)")
-      exit(ExitStatus.failure)
-    }
-  }
-
-  /// - Returns: the exit status.
-  private static func serve(_ daemon: DaemonService, _ requests: ControlRequests) async -> Int32 {
-    do {
-      let group = ServiceGroup(
-        configuration: ServiceGroupConfiguration(
-          services: [
-            .init(
-              service: daemon, successTerminationBehavior: .gracefullyShutdownGroup,
-              failureTerminationBehavior: .gracefullyShutdownGroup),
-            .init(service: ReportService(requests: requests)),
-          ],
-          gracefulShutdownSignals: [.sigterm, .sigint],
-          // The group's own account of itself is of no use to those who run the daemon.
-          logger: .standardError(level: .warning)))
-      try await group.run()
-      return 0
-    } catch {
-      StandardErrorLog.write("error: \(error)")
-      return ExitStatus.failure
-    }
+    let logger = Logger.standardError(level: options.logLevel)
+    var loop = try ControlLoop(options, signals, logger)
+    try loop.run()
   }
 }

@@ -45,7 +45,8 @@ struct Sandbox {
       "cannot give up privileges: \($0); start with --sandbox=off, or a kernel that lets processes do so"
     }
     if !isClosed {
-      logger.notice("this kernel has no Landlock: files are out of reach by the system-call filter only")
+      logger.notice(
+        "this kernel has no Landlock: files are out of reach by the system-call filter only")
     }
   }
 

@@ -49,7 +49,8 @@ struct SandboxTests {
     "memory", "memory file", "event", "write", "thread",
   ]
   private static let forbidden: Set<String> = [
-    "open", "open, in a thread that was there", "execute", "fork", "trace", "bpf", "mount", "unshare",
+    "open", "open, in a thread that was there", "execute", "fork", "trace", "bpf", "mount",
+    "unshare",
     "signal another process", "io_uring", "Internet socket", "packet socket", "AF_XDP socket",
     "request to a device", "executable memory", "set privileges", "remove elsewhere",
   ]

@@ -9,6 +9,7 @@
 #include <linux/virtio_net.h>
 #include <linux/virtio_ring.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/epoll.h>
@@ -57,6 +58,10 @@ int clinux_allowed_cpus(int *cpus, int most);
 int clinux_peer_pid(int socket);
 /* Its user id, or -errno. */
 int64_t clinux_peer_user(int socket);
+/* A descriptor, non-blocking and close-on-exec, of the signals in the set; or -errno. */
+int clinux_signal_descriptor(const sigset_t *set);
+/* The number of the next signal that waits there; 0 if there is none. */
+int clinux_next_signal(int fd);
 int clinux_ioctl(int fd, unsigned long request, void *argument);
 /* The first two numbers of the running kernel's release: major << 16 | minor. */
 int clinux_kernel_release(void);
