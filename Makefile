@@ -6,15 +6,34 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
 
+# For `make install`, which takes what `make build` has built.
+PREFIX ?= /usr
+DESTDIR ?=
+
 # For `make fuzz`: which fuzzer, or all, and for how long each.
 TARGET ?= all
 SECONDS ?= 60
 
-.PHONY: build test check lint gates features unit-tests release-tests test-system system-tests fuzz demo bench bench-quick bench-full clean help
+.PHONY: build install test check lint gates features unit-tests release-tests test-system system-tests fuzz demo bench bench-quick bench-full clean help
 
 ## build          the daemon, optimised: .build/release/vhost-user-xdp
 build:
 	Tests/Gates/stages.sh step build
+
+## install        binary, unit, manual and QEMU's description, below DESTDIR and PREFIX (/usr)
+install:
+	install -D -m 755 .build/release/vhost-user-xdp $(DESTDIR)$(PREFIX)/bin/vhost-user-xdp
+	install -d $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(PREFIX)/lib/systemd/system \
+	  $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/share/qemu/vhost-user \
+	  $(DESTDIR)/etc/vhost-user-xdp
+	.build/release/vhost-user-xdp --help | awk -f docs/manual.awk \
+	  >$(DESTDIR)$(PREFIX)/share/man/man8/vhost-user-xdp.8
+	sed 's|/usr/bin/|$(PREFIX)/bin/|' systemd/vhost-user-xdp@.service \
+	  >$(DESTDIR)$(PREFIX)/lib/systemd/system/vhost-user-xdp@.service
+	install -m 644 systemd/vhost-user-xdp.sysusers \
+	  $(DESTDIR)$(PREFIX)/lib/sysusers.d/vhost-user-xdp.conf
+	sed 's|/usr/bin/|$(PREFIX)/bin/|' systemd/50-vhost-user-xdp.json \
+	  >$(DESTDIR)$(PREFIX)/share/qemu/vhost-user/50-vhost-user-xdp.json
 
 ## test           everything; as root, for network namespaces and AF_XDP
 test:

@@ -123,6 +123,23 @@ int clinux_next_signal(int fd) {
   return read(fd, &signal, sizeof signal) == sizeof signal ? (int)signal.ssi_signo : 0;
 }
 
+int clinux_connect_datagram(const char *path) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  size_t length = strlen(path);
+  if (length >= sizeof address.sun_path) return -ENAMETOOLONG;
+  memcpy(address.sun_path, path, length);
+  if (path[0] == '@') address.sun_path[0] = 0;
+  int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return -errno;
+  socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length);
+  if (connect(fd, (struct sockaddr *)&address, size) < 0) {
+    int error = errno;
+    close(fd);
+    return -error;
+  }
+  return fd;
+}
+
 int clinux_ioctl(int fd, unsigned long request, void *argument) {
   int result = ioctl(fd, request, argument);
   return result < 0 ? -errno : result;

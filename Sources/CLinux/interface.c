@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 int clinux_interface_socket(void) {
-  int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   return fd < 0 ? -errno : fd;
 }
 

@@ -109,6 +109,8 @@ package final class WorkerCounters: Sendable {
   /// CPU time that it spent on looking for packets in vain, in nanoseconds.
   package let idleTime = Counter()
   package let sleeps = Counter()
+  /// The number that it was last asked to show, if it reads its messages.
+  package let sign = Counter()
 
   package var summary: String { "idle_ns \(idleTime.current), sleeps \(sleeps.current)" }
 }

@@ -128,6 +128,11 @@ public final class NetDevice: Device {
     for worker in workers { worker.end() }
   }
 
+  /// Whether all workers have read their messages since this was asked before; asks again.
+  public func isAlive() -> Bool {
+    workers.reduce(true) { $1.isAlive() && $0 }
+  }
+
   // MARK: Device
 
   public var offeredFeatures: VirtioFeatures {

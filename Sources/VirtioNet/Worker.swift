@@ -40,6 +40,8 @@ package enum WorkerMessage: Sendable {
   /// Only such frames reach the guest from now on.
   case filter(ReceiveMode, Reply<Bool>)
   case send([UInt8], port: Int)
+  /// Shows the number as a sign of life.
+  case showSign(UInt64)
   case end
 }
 
@@ -243,6 +245,7 @@ package final class Worker {
       reply.fulfil(true)
     case .send(let bytes, let port):
       send(bytes, port)
+    case .showSign(let number): counters.sign.set(number)
     case .end:
       isRunning = false
     }

@@ -5,6 +5,7 @@ final class WorkerThread {
   let counters = WorkerCounters()
   private let mailbox: Mailbox<WorkerMessage>
   private var thread: PinnedThread?
+  private var asked: UInt64 = 0
 
   init(
     index: Int, cpu: Int?, polling: Polling, log: @escaping @Sendable (String) -> Void
@@ -29,6 +30,14 @@ final class WorkerThread {
   }
 
   func post(_ message: WorkerMessage) { mailbox.post(message) }
+
+  /// Whether it has answered the last time that this was asked, if it was; asks again.
+  func isAlive() -> Bool {
+    guard counters.sign.current == asked else { return false }
+    asked &+= 1
+    mailbox.post(.showSign(asked))
+    return true
+  }
 
   /// Ends the thread and waits for it.
   func end() {

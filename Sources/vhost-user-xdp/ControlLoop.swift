@@ -31,6 +31,9 @@ struct ControlLoop: ~Copyable {
   private static let patience = Duration.milliseconds(800)
 
   private let signals: SignalDescriptor
+  private let manager: ServiceNotification
+  /// When the service manager is to be told next that all is well.
+  private var signOfLifeAt: UInt64 = 0
   private let logger: Logger
   private let host: HostSide
   private let device: NetDevice
@@ -59,6 +62,11 @@ struct ControlLoop: ~Copyable {
     let (port, owner, events) = (host.port, host.ownerDescriptor, host.eventsDescriptor)
     let control = host.control
     let signal = signals.raw
+    let manager = try starting {
+      try ServiceNotification()
+    } orSay: {
+      "cannot reach the service manager at NOTIFY_SOCKET: \($0); unset it to do without"
+    }
     let epoll = try starting {
       let epoll = try EpollSet()
       try epoll.add(signal, .readable, tag: Tag.signal)
@@ -87,6 +95,7 @@ struct ControlLoop: ~Copyable {
     }
     try sandbox.filterSystemCalls()
     self.signals = signals
+    self.manager = manager
     self.logger = logger
     self.listener = listener
     self.allowedUsers = allowedUsers
@@ -105,6 +114,7 @@ struct ControlLoop: ~Copyable {
   /// - Throws: if the host port is gone, or the only front-end may not be served.
   mutating func run() throws(StartFailure) {
     logger.info("ready: \(endpoint.text)")
+    manager.ready(status: endpoint.text)
     defer { close() }
     while true {
       if session == nil, try !acceptFrontEnd() { return }
@@ -121,6 +131,7 @@ struct ControlLoop: ~Copyable {
         default: break
         }
       }
+      giveSignOfLife()
       if device.mustPollControlQueue { device.serveControlQueue() }
       if device.takeConfigurationNews() { session?.configurationChanged() }
     }
@@ -130,8 +141,19 @@ struct ControlLoop: ~Copyable {
 
   private var timeout: Int32 {
     if device.mustPollControlQueue { return ControlLoop.pollInterval }
-    guard session == nil, let wait = listener.milliseconds(until: now) else { return -1 }
-    return Int32(clamping: wait)
+    var waits: [UInt64] = []
+    if session == nil, let wait = listener.milliseconds(until: now) { waits.append(wait) }
+    if manager.watchdogInterval != nil { waits.append(signOfLifeAt - min(now, signOfLifeAt)) }
+    return waits.min().map { Int32(clamping: $0) } ?? -1
+  }
+
+  /// Tells the service manager that all is well, if it is: this loop goes round, and the workers have
+  /// read their messages.
+  private mutating func giveSignOfLife() {
+    guard let interval = manager.watchdogInterval, now >= signOfLifeAt else { return }
+    if device.isAlive() { manager.isAlive() }
+    // Three times in an interval: one that comes late, or is lost, does not count.
+    signOfLifeAt = now + max(1, interval / 3)
   }
 
   // MARK: Front-ends
@@ -180,6 +202,7 @@ struct ControlLoop: ~Copyable {
     }
     lastFailure = nil
     logger.debug("front-end \(peer) connected")
+    manager.status("front-end \(peer) is connected")
     self.session = session
   }
 
@@ -193,6 +216,7 @@ struct ControlLoop: ~Copyable {
       logger.warning("front-end \(peer) is disconnected: \(error)")
     }
     self.session = nil
+    manager.status(endpoint.text)
   }
 
   /// A second front-end at the same time; but the first may be gone, unnoticed until now.
@@ -263,6 +287,7 @@ struct ControlLoop: ~Copyable {
   /// Rings first, then the workers; descriptors, mappings and the socket's file go with their
   /// owners.
   private mutating func close() {
+    manager.stopping()
     endInAnyCase()
     session?.end()
     session = nil

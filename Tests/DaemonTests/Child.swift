@@ -11,8 +11,10 @@ final class Child {
   private(set) var errors = ""
   private var status: Int?
 
-  /// - Parameter arguments: the program, looked up in PATH, first.
-  init(_ arguments: [String]) throws {
+  /// - Parameters:
+  ///   - arguments: the program, looked up in PATH, first.
+  ///   - environment: "NAME=value", beside this process's own.
+  init(_ arguments: [String], environment: [String] = []) throws {
     let output = try Pipe()
     let errors = try Pipe()
     var actions = unsafe posix_spawn_file_actions_t()
@@ -22,8 +24,16 @@ final class Child {
     unsafe posix_spawn_file_actions_adddup2(&actions, errors.writer.raw, STDERR_FILENO)
     var vector = unsafe arguments.map { unsafe strdup($0) } + [nil]
     defer { for i in arguments.indices { unsafe free(vector[i]) } }
+    var variables = unsafe environment.map { unsafe strdup($0) }
+    defer { for i in environment.indices { unsafe free(variables[i]) } }
+    var own = unsafe environ
+    while let variable = unsafe own.pointee {
+      unsafe variables.append(variable)
+      unsafe own += 1
+    }
+    unsafe variables.append(nil)
     var pid: pid_t = 0
-    let code = unsafe posix_spawnp(&pid, vector[0]!, &actions, nil, &vector, environ)
+    let code = unsafe posix_spawnp(&pid, vector[0]!, &actions, nil, &vector, &variables)
     guard code == 0 else { throw Errno(code) }
     self.pid = pid
     outputEnd = output.reader

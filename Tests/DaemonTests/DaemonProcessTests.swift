@@ -133,6 +133,29 @@ struct DaemonProcessTests {
     }
   }
 
+  @Test("a service manager hears when it is ready, that it is alive, and that it ends")
+  func notifications() throws {
+    let name = "dmn-notify-\(getpid())"
+    let manager = try DatagramSocket(abstractName: name)
+    let path = socketPath("notify")
+    let child = try Child(
+      [DaemonProcessTests.program, "--socket-path=\(path)", "--interface=null:", "--queues=2"],
+      environment: ["NOTIFY_SOCKET=@\(name)", "WATCHDOG_USEC=150000"])
+    #expect(manager.next() == "READY=1\nSTATUS=listening on \(path)")
+    for _ in 0..<5 { #expect(manager.next() == "WATCHDOG=1") }
+    // A worker that does not go round is not alive; all of its threads are not, here.
+    child.send(SIGSTOP)
+    for _ in 0..<10 where manager.next(within: 300) == nil { break }
+    #expect(manager.next(within: 300) == nil)
+    child.send(SIGCONT)
+    #expect(manager.next() == "WATCHDOG=1")
+    child.send(SIGTERM)
+    var last = manager.next()
+    for _ in 0..<100 where last == "WATCHDOG=1" { last = manager.next() }
+    #expect(last == "STOPPING=1")
+    #expect(child.wait() == 0)
+  }
+
   @Test("SIGUSR1 prints the counters")
   func counters() throws {
     let child = try start("--socket-path=\(socketPath("counters"))", "--interface=null:")

@@ -76,6 +76,7 @@ step() {
       "$gates/imports.sh" || status=1
       "$gates/documents.sh" || status=1
       "$gates/features.sh" || status=1
+      "$gates/install.sh" || status=1
       return "$status"
       ;;
     unit-tests) swift test --disable-xctest --skip SystemTests ;;

@@ -62,6 +62,9 @@ int64_t clinux_peer_user(int socket);
 int clinux_signal_descriptor(const sigset_t *set);
 /* The number of the next signal that waits there; 0 if there is none. */
 int clinux_next_signal(int fd);
+/* A datagram socket, close-on-exec, that is connected to a Unix socket: to a file, or, with "@" in
+ * front, to an abstract name.  Or -errno. */
+int clinux_connect_datagram(const char *path);
 int clinux_ioctl(int fd, unsigned long request, void *argument);
 /* The first two numbers of the running kernel's release: major << 16 | minor. */
 int clinux_kernel_release(void);

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Gate: `make install` puts everything in its place, the unit is right and exposes little, and the
+# manual has every option.
+set -euo pipefail
+
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
+
+# Of `systemd-analyze security`: 0 to 10.
+readonly most_exposure=2.0
+
+place=$(mktemp -d /tmp/vux-install.XXXXXX)
+trap 'rm -rf "$place"' EXIT
+failed=0
+fail() {
+  echo "install: $*"
+  failed=1
+}
+
+make --no-print-directory install DESTDIR="$place" >/dev/null
+binary=$place/usr/bin/vhost-user-xdp
+unit=$place/usr/lib/systemd/system/vhost-user-xdp@.service
+manual=$place/usr/share/man/man8/vhost-user-xdp.8
+description=$place/usr/share/qemu/vhost-user/50-vhost-user-xdp.json
+for file in "$binary" "$unit" "$manual" "$description" \
+  "$place/usr/lib/sysusers.d/vhost-user-xdp.conf"; do
+  [[ -s $file ]] || fail "${file#"$place"} is not there"
+done
+
+for option in $("$binary" --help | grep -oE '^  --[a-z-]+' | sort -u); do
+  grep -qF -- "${option//-/\\-}" "$manual" || fail "the manual lacks $option"
+done
+python3 -c 'import json, sys; json.load(open(sys.argv[1]))["binary"]' "$description" ||
+  fail "the description is no JSON"
+
+exposure=
+if command -v systemd-analyze >/dev/null; then
+  # As an instance, with the binary where it is now.
+  instance=$place/vhost-user-xdp@vm1.service
+  sed "s|/usr/bin/|$place/usr/bin/|" "$unit" >"$instance"
+  complaints=$(systemd-analyze verify --man=no "$instance" 2>&1) || true
+  [[ -z $complaints ]] || fail "systemd-analyze verify: $complaints"
+  exposure=$(systemd-analyze security --offline=true --no-pager "$instance" |
+    sed -nE 's/.*Overall exposure level[^:]*: ([0-9.]+).*/\1/p')
+  awk -v a="$exposure" -v b=$most_exposure 'BEGIN { exit !(a != "" && a <= b) }' ||
+    fail "the unit's exposure is ${exposure:-not told}, at most $most_exposure is wanted"
+else
+  echo "install: no systemd-analyze here: the unit is not looked at"
+fi
+((failed)) || echo "install: all in its place; the unit's exposure is ${exposure:-not known}"
+exit $failed
