@@ -10,12 +10,15 @@ public struct Frame {
   public var data: UnsafeMutableRawPointer
   /// Bytes; for an empty transmit frame, the room at `data`.
   public var length: UInt32
-  /// Token, and `continues` in the highest bit.
+  /// Token, and marks in the highest bits.
   @usableFromInline var word: UInt32
 
   @usableFromInline static var continuesBit: UInt32 { @inlinable get { 1 << 31 } }
+  @usableFromInline static var mergedBit: UInt32 { @inlinable get { 1 << 30 } }
+  @usableFromInline static var verifiedBit: UInt32 { @inlinable get { 1 << 29 } }
+  @usableFromInline static var tokenMask: UInt32 { @inlinable get { 1 << 28 - 1 } }
 
-  /// - Parameter token: less than 2^31.
+  /// - Parameter token: less than 2^28.
   @inlinable @inline(__always)
   public init(data: UnsafeMutableRawPointer, length: UInt32, token: UInt32, continues: Bool = false)
   {
@@ -27,7 +30,7 @@ public struct Frame {
   /// The port's own name of the frame; handed back unchanged.
   @inlinable
   public var token: UInt32 {
-    @inline(__always) get { unsafe word & ~Frame.continuesBit }
+    @inline(__always) get { unsafe word & Frame.tokenMask }
   }
 
   /// The next frame of the batch belongs to the same packet.
@@ -36,6 +39,24 @@ public struct Frame {
     @inline(__always) get { unsafe word >= Frame.continuesBit }
     @inline(__always) set {
       unsafe word = newValue ? word | Frame.continuesBit : word & ~Frame.continuesBit
+    }
+  }
+
+  /// Received: the first frame of a packet that was merged from several, which follow.
+  @inlinable
+  public var isMerged: Bool {
+    @inline(__always) get { unsafe word & Frame.mergedBit != 0 }
+    @inline(__always) set {
+      unsafe word = newValue ? word | Frame.mergedBit : word & ~Frame.mergedBit
+    }
+  }
+
+  /// Received: the checksum of the packet was looked at and is right.
+  @inlinable
+  public var isVerified: Bool {
+    @inline(__always) get { unsafe word & Frame.verifiedBit != 0 }
+    @inline(__always) set {
+      unsafe word = newValue ? word | Frame.verifiedBit : word & ~Frame.verifiedBit
     }
   }
 }

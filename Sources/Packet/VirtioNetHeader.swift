@@ -23,6 +23,9 @@ public struct VirtioNetHeader: Equatable, Sendable {
   @usableFromInline static let needsChecksum: UInt8 = 1
   @usableFromInline static let gsoNone: UInt8 = 0
   static let gsoECN: UInt8 = 0x80
+  static let gsoTCP4: UInt8 = 1
+  static let gsoTCP6: UInt8 = 4
+  static let gsoUDP: UInt8 = 5
 
   /// From the first 8 bytes and the rest, as little-endian words.
   @inlinable @inline(__always)
@@ -81,4 +84,18 @@ public struct VirtioNetHeader: Equatable, Sendable {
   /// before them are 0.
   @inlinable @inline(__always)
   public static func receivedTail(bufferCount: UInt16) -> UInt32 { UInt32(bufferCount) &<< 16 }
+
+  /// The first eight bytes of the header of a received packet that is not merged.
+  /// - Parameter isVerified: its checksum was found right (DATA_VALID).
+  @inlinable @inline(__always)
+  public static func receivedHead(isVerified: Bool) -> UInt64 { isVerified ? 2 : 0 }
+
+  /// As `init(low:high:)` takes it.
+  public var words: (low: UInt64, high: UInt32) {
+    (
+      UInt64(flags) | UInt64(gsoType) << 8 | UInt64(headerLength) << 16 | UInt64(gsoSize) << 32
+        | UInt64(checksumStart) << 48,
+      UInt32(checksumOffset) | UInt32(bufferCount) << 16
+    )
+  }
 }

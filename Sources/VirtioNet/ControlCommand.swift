@@ -17,6 +17,8 @@ package enum ControlCommand: Equatable, Sendable {
   case vlan(UInt16, isWanted: Bool)
   case announced
   case queuePairs(Int)
+  /// Those of the offloads on receive that were negotiated that are wanted.
+  case guestOffloads(VirtioFeatures)
 
   /// Bytes of a command at most: address tables of more than ten thousand entries.
   package static let maximumSize = 1 << 16
@@ -67,6 +69,12 @@ package enum ControlCommand: Equatable, Sendable {
       try need(.mq)
       try check(2)
       self = .queuePairs(Int(data.number(at: 0, count: 2)))
+    case (5, 0):
+      try need(.ctrlGuestOffloads)
+      try check(8)
+      let wanted = VirtioFeatures(rawValue: data.number(at: 0, count: 8))
+      guard wanted.isSubset(of: features.intersection(.guestOffloads)) else { throw .wrongValue }
+      self = .guestOffloads(wanted)
     default: throw .unknown
     }
   }

@@ -74,6 +74,12 @@ final class ControlPlane {
     return mode
   }
 
+  /// The offloads on receive that the driver has chosen.
+  var guestOffloads: VirtioFeatures {
+    hasRun && features.contains(.ctrlGuestOffloads)
+      ? state.guestOffloads ?? .guestOffloads : .guestOffloads
+  }
+
   func configuration(queuePairs: Int, portMTU: Int) -> NetConfiguration {
     NetConfiguration(
       address: state.address, isLinkUp: hasCarrier,

@@ -1,6 +1,7 @@
 // Everything that a driver configured by commands: a plain value, so that it can be saved on one
 // host and restored on another.
 public import Packet
+public import Virtqueue
 
 public struct ControlState: Equatable, Sendable {
   /// The address of configuration space, which a driver may change (CTRL_MAC_ADDR).
@@ -12,6 +13,9 @@ public struct ControlState: Equatable, Sendable {
   public internal(set) var queuePairs = 1
   /// The driver is asked to announce itself, and has not acknowledged it yet (S_ANNOUNCE).
   public internal(set) var isToAnnounce = false
+  /// The offloads on receive that the driver wants (GUEST_OFFLOADS_SET); nil: it has not said, and
+  /// wants what it negotiated.
+  public internal(set) var guestOffloads: VirtioFeatures?
 
   /// As after a reset.
   public init(address: MACAddress) {
@@ -24,13 +28,17 @@ public struct ControlState: Equatable, Sendable {
 
 /// Little-endian: version 1, address 6, switches 2, pairs 2, the number of unicast addresses 2 and
 /// of multicast addresses 2, then these, 6 each, then 512 bytes of VLAN bits.  What was negotiated is not in
-/// it: the front-end says so again.
+/// it: the front-end says so again.  Version 2 has 8 bytes more at the end, the offloads; it is written
+/// only where the driver has chosen them, so that others are read by daemons that know version 1.
 extension ControlState {
   private static let version: UInt8 = 1
+  private static let versionWithOffloads: UInt8 = 2
   private static let headSize = 15
 
   public var encoded: [UInt8] {
-    var bytes = [ControlState.version] + address.bytes
+    let version =
+      guestOffloads == nil ? ControlState.version : ControlState.versionWithOffloads
+    var bytes = [version] + address.bytes
     let switches = receive.switches.enumerated().reduce(UInt16(0)) {
       $0 | ($1.element ? 1 : 0) << UInt16($1.offset)
     }
@@ -40,11 +48,21 @@ extension ControlState {
     for number in numbers { bytes.append(number, count: 2) }
     for word in receive.unicast + receive.multicast { bytes.append(word, count: 6) }
     for word in receive.vlans { bytes.append(word, count: 8) }
+    if let guestOffloads { bytes.append(guestOffloads.rawValue, count: 8) }
     return bytes
   }
 
   /// Nil for bytes that `encoded` does not give.  Hostile: all of them.
   public init?(decoding bytes: [UInt8]) {
+    var bytes = bytes
+    var offloads: VirtioFeatures?
+    if bytes.count >= ControlState.headSize + 8, bytes[0] == ControlState.versionWithOffloads {
+      let chosen = VirtioFeatures(rawValue: bytes.number(at: bytes.count - 8, count: 8))
+      guard chosen.isSubset(of: .guestOffloads) else { return nil }
+      offloads = chosen
+      bytes.removeLast(8)
+      bytes[0] = ControlState.version
+    }
     guard bytes.count >= ControlState.headSize, bytes[0] == ControlState.version,
       let address = MACAddress(bytes: bytes[1..<7]), address.isAssignable
     else { return nil }
@@ -56,6 +74,7 @@ extension ControlState {
       bytes.count == ControlState.headSize + 6 * (unicast + multicast) + 512
     else { return nil }
     self.init(address: address)
+    guestOffloads = offloads
     queuePairs = pairs
     receive.setSwitches((0..<ReceiveMode.switchCount).map { switches >> UInt64($0) & 1 == 1 })
     let tables = (0..<unicast + multicast).map {

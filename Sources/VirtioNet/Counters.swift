@@ -73,6 +73,9 @@ package final class RingCounters: Sendable {
   package let malformedBuffers = Counter()
   /// What packets that were to be cut became.
   package let segments = Counter()
+  /// Received packets that were made by merging, and what they were made of.
+  package let merged = Counter()
+  package let mergedSegments = Counter()
   private let dropCounters: [11 of Counter] = [
     Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), Counter(),
     Counter(), Counter(), Counter(),
@@ -94,6 +97,9 @@ package final class RingCounters: Sendable {
   package var summary: String {
     var parts = ["packets \(packets.current)", "bytes \(bytes.current)", "calls \(calls.current)"]
     if segments.current > 0 { parts.append("segments \(segments.current)") }
+    if merged.current > 0 {
+      parts.append("merged \(merged.current), merged_segments \(mergedSegments.current)")
+    }
     parts += drops
     if malformedBuffers.current > 0 {
       parts.append("malformed_buffers \(malformedBuffers.current)")

@@ -2,9 +2,9 @@
 // 5.1.3) and of vhost-user (26 and 30).  FeatureTable.swift says how a row changes.
 
 extension FeatureTable {
-  private static let noOffload =
-    "received frames pass as they are: a guest checks and merges by itself"
-  private static let merelyMarks = "says something about merging, which is not offered"
+  private static let withMerging = "without --disable-offload=rxcsum or gro"
+  private static let takenApart =
+    "a merged packet, cut again, gives the packets that came, and none is overtaken in its flow"
   private static let noKickData = "a kick is an eventfd and carries no data"
   private static let otherCommand = "a command of the control queue that is not implemented"
   private static let withControlQueue = "with --control-queue"
@@ -17,10 +17,20 @@ extension FeatureTable {
         when: "without --disable-offload=csum",
         effect: "the checksum of a packet that the guest sends is filled in while it is copied",
         test: "a checksum that the guest leaves open is filled in, whatever the packet")),
-    FeatureRow(1, "GUEST_CSUM", .leftOut(because: noOffload)),
+    FeatureRow(
+      1, "GUEST_CSUM",
+      .offered(
+        when: "without --disable-offload=rxcsum",
+        effect: "a packet whose checksum was verified says so (DATA_VALID); those of packets that "
+          + "might be merged are",
+        test: "what was verified says so, and nothing else does")),
     FeatureRow(
       2, "CTRL_GUEST_OFFLOADS",
-      .leftOut(because: "there is no guest offload that could be switched on or off")),
+      .offered(
+        when: "with --control-queue and without --disable-offload=rxcsum",
+        effect: "the driver switches merging off and on; QEMU answers its guest itself and tells "
+          + "the daemon nothing",
+        test: "offloads that the driver switches off end before it has its answer")),
     FeatureRow(
       3, "MTU",
       .offered(
@@ -35,10 +45,24 @@ extension FeatureTable {
           "configuration space has the guest's address: that of --mac or --guest-mac, or a made-up one",
         test: "an address that the driver sets is shown in configuration space and received")),
     FeatureRow(6, "GSO", .leftOut(because: "of drivers before virtio 1.0; HOST_TSO4 says more")),
-    FeatureRow(7, "GUEST_TSO4", .leftOut(because: noOffload)),
-    FeatureRow(8, "GUEST_TSO6", .leftOut(because: noOffload)),
-    FeatureRow(9, "GUEST_ECN", .leftOut(because: merelyMarks)),
-    FeatureRow(10, "GUEST_UFO", .leftOut(because: noOffload)),
+    FeatureRow(
+      7, "GUEST_TSO4",
+      .offered(
+        when: withMerging,
+        effect: "TCP segments of a flow that came together are delivered as one packet of up to "
+          + "64 KiB",
+        test: takenApart)),
+    FeatureRow(
+      8, "GUEST_TSO6",
+      .offered(when: withMerging, effect: "the same over IPv6", test: takenApart)),
+    FeatureRow(
+      9, "GUEST_ECN",
+      .offered(
+        when: withMerging, effect: "also if the first segment has CWR",
+        test: "CWR begins a merged packet where the driver takes that, and is never within one")),
+    FeatureRow(
+      10, "GUEST_UFO",
+      .leftOut(because: "IP fragments of one datagram; deprecated, and drivers have left it")),
     FeatureRow(
       11, "HOST_TSO4",
       .offered(
@@ -188,8 +212,13 @@ extension FeatureTable {
     FeatureRow(51, "HASH_TUNNEL", .leftOut(because: "no hash is computed")),
     FeatureRow(52, "VQ_NOTF_COAL", .leftOut(because: otherCommand)),
     FeatureRow(53, "NOTF_COAL", .leftOut(because: otherCommand)),
-    FeatureRow(54, "GUEST_USO4", .leftOut(because: noOffload)),
-    FeatureRow(55, "GUEST_USO6", .leftOut(because: noOffload)),
+    FeatureRow(
+      54, "GUEST_USO4",
+      .offered(
+        when: withMerging, effect: "the same for UDP datagrams of one size", test: takenApart)),
+    FeatureRow(
+      55, "GUEST_USO6",
+      .offered(when: withMerging, effect: "the same over IPv6", test: takenApart)),
     FeatureRow(
       56, "HOST_USO",
       .offered(
@@ -203,7 +232,8 @@ extension FeatureTable {
     FeatureRow(
       60, "RSS",
       .leftOut(because: "the NIC spreads flows over its queues; QEMU keeps the guest's table")),
-    FeatureRow(61, "RSC_EXT", .leftOut(because: "segments are not coalesced")),
+    FeatureRow(
+      61, "RSC_EXT", .leftOut(because: "for drivers that want to know how many were merged")),
     FeatureRow(62, "STANDBY", .leftOut(because: "of a pair of devices, which the front-end makes")),
     FeatureRow(
       63, "SPEED_DUPLEX",

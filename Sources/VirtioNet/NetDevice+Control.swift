@@ -76,6 +76,7 @@ extension NetDevice {
   private func applyControlState() {
     guard let control else { return }
     setReceiveMode(control.receiveMode)
+    setGuestOffloads(control.guestOffloads)
     useQueuePairs(control.activePairs(of: queuePairCount))
   }
 
@@ -160,6 +161,10 @@ extension NetDevice {
       }
       control.state.queuePairs = count
       useQueuePairs(control.activePairs(of: queuePairCount))
+      return true
+    case .guestOffloads(let offloads):
+      control.state.guestOffloads = offloads
+      setGuestOffloads(control.guestOffloads)
       return true
     }
     setReceiveMode(control.receiveMode)

@@ -33,6 +33,8 @@ public final class NetDevice: Device {
   private var usedPairs: Int
   /// What the workers filter by.
   private var receiveMode: ReceiveMode?
+  /// What drivers take, of what they negotiated.
+  private var guestOffloads = VirtioFeatures.guestOffloads
   /// Why rings do not run, as it was logged.
   private var refusals: [Int: String] = [:]
   private let placement: Placement
@@ -141,7 +143,11 @@ public final class NetDevice: Device {
       .ringEventIdx, .version1, .accessPlatform, .ringPacked, .inOrder, .orderPlatform,
     ]
     features.formUnion(.transmit(offloads))
-    if control != nil { features.formUnion(ControlPlane.offeredFeatures) }
+    features.formUnion(.receive(offloads))
+    if control != nil {
+      features.formUnion(ControlPlane.offeredFeatures)
+      if features.contains(.guestCsum) { features.insert(.ctrlGuestOffloads) }
+    }
     if queuePairCount > 1 { features.insert(.mq) }
     return features
   }
@@ -226,6 +232,13 @@ public final class NetDevice: Device {
     guard mode != receiveMode else { return }
     receiveMode = mode
     for worker in workers.indices { _ = ask(worker) { .filter(mode, $0) } }
+  }
+
+  /// When this returns no worker delivers what `offloads` does not have.
+  func setGuestOffloads(_ offloads: VirtioFeatures) {
+    guard offloads != guestOffloads else { return }
+    guestOffloads = offloads
+    for worker in workers.indices { _ = ask(worker) { .offloads(offloads, $0) } }
   }
 
   /// Rings that stop and start again leave the port queues where they are.

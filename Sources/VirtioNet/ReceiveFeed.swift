@@ -24,6 +24,7 @@ package final class ReceiveFeed {
   private let held = FrameBatch()
   private let spare = FrameBatch()
   private let unwanted = FrameBatch()
+  private let coalescer = Coalescer()
   private let filter: ReceiveFilter
   private let counters: RingCounters
 
@@ -72,6 +73,8 @@ package final class ReceiveFeed {
     if target == nil && path != nil && now &- state.value.idleSince > ReceiveFeed.patience {
       drain(.noGuest)
     }
+    // Another driver, or the same with other features.
+    splitHeld()
     _ = targets.remove { _ in true }
     if let path { targets.append(path) }
     state.value.isStalled = false
@@ -95,6 +98,7 @@ package final class ReceiveFeed {
         let dropped = sift(held)
         if held.count == 0 { return dropped }
       }
+      if target.merges && held.count > 1 { target.merge(held, by: coalescer) }
     }
     let done = target.deliver(held)
     target.publish()
@@ -114,6 +118,10 @@ package final class ReceiveFeed {
     guard !filter.passesAll, sift(held) > 0, held.count == 0 else { return }
     state.value.isStalled = false
   }
+
+  /// Frames that wait are not merged any more, nor marked as verified: who gets them may not take
+  /// that.
+  package func splitHeld() { Coalescer.splitAll(held) }
 
   /// Drops the frames of `batch` that the guest does not want.  Returns how many.
   private func sift(_ batch: borrowing FrameBatch) -> Int {
@@ -142,6 +150,7 @@ package final class ReceiveFeed {
     guard isStalled, !port.isAlwaysReadable, now &- state.value.shedAt >= ReceiveFeed.patience
     else { return }
     state.value.shedAt = now
+    if splitIfTooLarge() { return }
     // Bounded: frames may arrive as fast as they are dropped.
     for _ in 0..<64 {
       port.receive(into: spare)
@@ -152,6 +161,18 @@ package final class ReceiveFeed {
       for i in 0..<spare.count { unsafe held.append(spare[i]) }
       spare.removeAll()
     }
+  }
+
+  /// A merged packet may need more buffers than this driver ever has: then its parts are tried.
+  private func splitIfTooLarge() -> Bool {
+    guard let target, target.hasTooFewBuffers, held.count > 1, unsafe held[0].isMerged else {
+      return false
+    }
+    var segments = 1
+    while unsafe held[segments &- 1].continues && segments < held.count { segments &+= 1 }
+    target.lowerMost(segments)
+    splitHeld()
+    return true
   }
 
   /// Gives the waiting frames back, before the port queue moves to another worker.

@@ -4,7 +4,8 @@
 // to undo.  With MRG_RXBUF a packet may lie over several chains; its header says how many in
 // num_buffers, and all of its used elements become visible together.  Without it one chain takes
 // the packet, or the packet is dropped and counted, and num_buffers is 1 (virtio 1.3, 5.1.6.4).
-// How many frames of the port the packet lies in has nothing to do with that.
+// How many frames of the port the packet lies in has nothing to do with that, nor whether it was
+// merged from several (ReceiveOffloads.swift); but one that finds no room is taken apart again.
 //
 // Hostile: the chains.  A malformed one goes back with length 0, together with the chains before
 // it that the packet would have used, since chains go back in order; the packet waits for the next
@@ -24,7 +25,19 @@ package final class ReceivePath {
   private let chains: FixedBuffer<DescriptorChain>
   private let ends: FixedBuffer<Int>
   private let gathered: FixedBuffer<SingleBuffer>
-  private let seen: HotState<QueuePosition>
+  private let state: HotState<State>
+  /// What was negotiated.
+  private let features: VirtioFeatures
+
+  private struct State {
+    var seen: QueuePosition
+    /// What may be merged now.
+    var kinds: MergeKinds
+    /// Packets that become one, at most; 1: none are merged.
+    var mostMerged = FrameBatch.standardCapacity
+    /// Packets that were merged to the most since that was lowered.
+    var fullMerges = 0
+  }
 
   private enum Placement {
     case placed
@@ -41,11 +54,56 @@ package final class ReceivePath {
     chains = FixedBuffer(repeating: DescriptorChain(id: 0, slots: 0), count: config.size)
     ends = FixedBuffer(repeating: 0, count: config.size)
     gathered = FixedBuffer(repeating: .nothing, count: FrameBatch.standardCapacity)
-    seen = HotState(queue.position)
+    features = config.features
+    state = HotState(State(seen: queue.position, kinds: config.features.mergeKinds))
   }
 
   /// Where `deliver` last found too few buffers: a kick is wanted for chains from there on.
-  package var seenChains: QueuePosition { seen.value }
+  package var seenChains: QueuePosition { state.value.seen }
+
+  /// There were buffers when `deliver` last found too few.
+  var hasTooFewBuffers: Bool { seenChains != queue.position }
+
+  // MARK: merging
+
+  /// Of the offloads that were negotiated, the driver takes `offloads` now (CTRL_GUEST_OFFLOADS).
+  func setOffloads(_ offloads: VirtioFeatures) {
+    let taken = features.subtracting(.guestOffloads.subtracting(offloads))
+    state.value.kinds = taken.mergeKinds
+  }
+
+  /// Frames may be merged, and marked as verified.
+  var merges: Bool {
+    @inline(__always) get { !state.value.kinds.isEmpty && state.value.mostMerged > 1 }
+  }
+
+  /// Merges what may be merged for this driver.
+  @inline(__always)
+  func merge(_ batch: borrowing FrameBatch, by coalescer: borrowing Coalescer) {
+    let outcome = coalescer.merge(batch, state.value.kinds, most: state.value.mostMerged)
+    guard outcome.merged > 0 else { return }
+    counters.merged.add(outcome.merged)
+    counters.mergedSegments.add(outcome.segments)
+  }
+
+  /// A packet of so many was too large for the buffers that there are.
+  func lowerMost(_ segments: Int) {
+    state.value.mostMerged = max(1, min(state.value.mostMerged, segments) / 2)
+    state.value.fullMerges = 0
+  }
+
+  /// A packet of so many had room.  Where the driver's buffers are few for good, a try for more must be
+  /// rare: it costs the packets a wait.
+  @inline(__always)
+  private func raiseMost(_ segments: Int) {
+    guard segments == state.value.mostMerged, segments < FrameBatch.standardCapacity else { return }
+    state.value.fullMerges &+= 1
+    if state.value.fullMerges >= ReceivePath.fullMergesForMore {
+      state.value.fullMerges = 0
+      state.value.mostMerged &+= 1
+    }
+  }
+  private static let fullMergesForMore = 1024
 
   /// Puts frames into the guest's buffers, in order, until all are done or no buffers are left.
   /// Returns how many frames are done with, delivered or dropped; the guest does not see them
@@ -84,11 +142,19 @@ package final class ReceivePath {
         unsafe length &+= Int(batch[end].length)
       }
       end &+= 1
+      let isMerged = unsafe batch[done].isMerged
       switch place(batch, from: done, to: end, needed: headerLength &+ length, in: queue) {
       case .placed:
         delivered &+= 1
         bytes &+= length
-      case .dropped: counters.drop(.tooLongForGuest)
+        if isMerged { raiseMost(end &- done) }
+      case .dropped:
+        if isMerged {
+          Coalescer.split(batch, from: done, to: end)
+          lowerMost(end &- done)
+          continue loop
+        }
+        counters.drop(.tooLongForGuest)
       case .noBuffers: break loop
       }
       done = end
@@ -135,7 +201,9 @@ package final class ReceivePath {
     _ buffer: SingleBuffer, with frame: Frame, in queue: borrowing Queue
   ) -> Int {
     let length = unsafe Int(frame.length)
-    buffer.writeHeader(low: 0, high: VirtioNetHeader.receivedTail(bufferCount: 1))
+    unsafe buffer.writeHeader(
+      low: VirtioNetHeader.receivedHead(isVerified: frame.isVerified),
+      high: VirtioNetHeader.receivedTail(bufferCount: 1))
     unsafe buffer.copy(frame.data, length: length, to: VirtioNetHeader.modernLength)
     queue.push(
       buffer.chain, length: UInt32(truncatingIfNeeded: VirtioNetHeader.modernLength &+ length))
@@ -156,7 +224,7 @@ package final class ReceivePath {
       // More than the whole ring: the guest can never take it.
       if count == queue.size || (count > 0 && !mergeable) { return .dropped }
       let before = buffers.byteCount
-      switch queue.append(at: &position, to: buffers) {
+      switch append(at: &position, in: queue) {
       case .chain(let chain):
         chains[count] = chain
         // Each buffer has room for a header (virtio 1.3, 5.1.6.3.1).  This also bounds the chains
@@ -170,21 +238,23 @@ package final class ReceivePath {
         returnEmpty(count &+ 1, before: position, to: queue)
         return .noBuffers
       case .none:
-        seen.value = position
+        state.value.seen = position
         return .noBuffers
       }
       ends[count] = buffers.byteCount
       count &+= 1
     }
+    let header = header(of: batch, first)
     buffers.writeHeader(
-      low: 0,
-      high: VirtioNetHeader.receivedTail(bufferCount: UInt16(truncatingIfNeeded: count)),
+      low: header.low,
+      high: header.high | VirtioNetHeader.receivedTail(
+        bufferCount: UInt16(truncatingIfNeeded: count)),
       length: headerLength)
-    var offset = headerLength
+    var place = DeviceWritableBuffers.Place()
+    buffers.skip(headerLength, from: &place)
     for i in first..<end {
       let frame = unsafe batch[i]
-      unsafe buffers.copy(frame.data, length: Int(frame.length), to: offset)
-      unsafe offset &+= Int(frame.length)
+      unsafe buffers.copy(frame.data, length: Int(frame.length), to: &place)
     }
     queue.didWrite(buffers, length: needed)
     var start = 0
@@ -197,13 +267,38 @@ package final class ReceivePath {
     return .placed
   }
 
+  /// The next chain, most often a single buffer.
+  @inline(__always)
+  private func append<Queue: Virtqueue & ~Copyable>(
+    at position: inout QueuePosition, in queue: borrowing Queue
+  ) -> ChainOutcome {
+    if let buffer = queue.single(at: position, writable: true), buffers.append(buffer) {
+      buffer.prefetchForWriting()
+      position = buffer.next
+      return .chain(buffer.chain)
+    }
+    return queue.append(at: &position, to: buffers)
+  }
+
+  /// The header of the packet that begins in frame `first`, without `num_buffers`.
+  @inline(__always)
+  private func header(of batch: borrowing FrameBatch, _ first: Int) -> (low: UInt64, high: UInt32) {
+    let frame = unsafe batch[first]
+    if unsafe frame.isMerged,
+      let merged = unsafe ReceivedSegment(merged: frame.data, count: Int(frame.length))
+    {
+      return merged.mergedHeader.words
+    }
+    return unsafe (VirtioNetHeader.receivedHead(isVerified: frame.isVerified), 0)
+  }
+
   @inline(__always)
   private func returnEmpty<Queue: Virtqueue & ~Copyable>(
     _ count: Int, before position: QueuePosition, to queue: borrowing Queue
   ) {
     for i in 0..<count { queue.push(chains[i], length: 0) }
     queue.take(to: position)
-    seen.value = position
+    state.value.seen = position
     counters.malformedBuffers.add(1)
   }
 }

@@ -11,12 +11,16 @@ import Packet
 
 /// What can be left to the device; `--disable-offload` names them.
 public enum Offload: String, CaseIterable, Sendable {
-  /// The checksum of packets that the guest transmits; the others rest on it.
+  /// The checksum of packets that the guest transmits; tso and uso rest on it.
   case checksum = "csum"
   /// Cutting TCP over IPv4 and IPv6.
   case tso
   /// Cutting UDP over IPv4 and IPv6.
   case uso
+  /// The checksum of packets that the guest receives; merging rests on it.
+  case receiveChecksum = "rxcsum"
+  /// Merging received TCP and UDP, over IPv4 and IPv6.
+  case merging = "gro"
 }
 
 extension VirtioFeatures {

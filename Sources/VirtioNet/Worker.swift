@@ -39,6 +39,8 @@ package enum WorkerMessage: Sendable {
   case refuse(TranslationMiss)
   /// Only such frames reach the guest from now on.
   case filter(ReceiveMode, Reply<Bool>)
+  /// Of the offloads on receive that were negotiated, only these are wanted from now on.
+  case offloads(VirtioFeatures, Reply<Bool>)
   case send([UInt8], port: Int)
   /// Shows the number as a sign of life.
   case showSign(UInt64)
@@ -59,6 +61,8 @@ package final class Worker {
   private let receive = PinnedList<ReceivePath>()
   private let feeds = PinnedList<ReceiveFeed>()
   private let filter = ReceiveFilter()
+  /// What drivers want of the offloads on receive that they have negotiated.
+  private var offloads = VirtioFeatures.guestOffloads
   /// Kick descriptors by ring, as they are registered.
   private var kicks: [Int: EventDescriptor] = [:]
   /// Rings without a kick descriptor: they have to be looked at without being asked.
@@ -243,6 +247,11 @@ package final class Worker {
       filter.set(mode)
       feeds.forEach { $0.siftHeld() }
       reply.fulfil(true)
+    case .offloads(let offloads, let reply):
+      self.offloads = offloads
+      receive.forEach { $0.setOffloads(offloads) }
+      feeds.forEach { $0.splitHeld() }
+      reply.fulfil(true)
     case .send(let bytes, let port):
       send(bytes, port)
     case .showSign(let number): counters.sign.set(number)
@@ -257,6 +266,7 @@ package final class Worker {
     do throws(QueueFault) {
       if config.index % 2 == 0 {
         let path = try ReceivePath(config, counters: counters)
+        path.setOffloads(offloads)
         receive.append(path)
         path.queue.disableKicks()
         path.queue.signalCall()

@@ -257,6 +257,57 @@ public struct DeviceWritableBuffers: ~Copyable {
     }
   }
 
+  /// A place in the buffers, for who writes them from the front to the end.
+  @frozen
+  public struct Place {
+    @usableFromInline var run = 0
+    @usableFromInline var offset = 0
+    /// The first byte.
+    @inlinable @inline(__always)
+    public init() {}
+  }
+
+  /// Moves `place` on by `length` bytes, which there must be.
+  @inlinable @inline(__always)
+  public func skip(_ length: Int, from place: inout Place) {
+    unsafe advance(length, from: &place) { _, _ in }
+  }
+
+  /// Copies `length` bytes to `place`, wherever the buffers are cut, and moves it behind them.  The
+  /// buffers must hold as many from there on.
+  @inlinable @inline(__always)
+  public func copy(_ source: UnsafeRawPointer, length: Int, to place: inout Place) {
+    var source = unsafe source
+    unsafe advance(length, from: &place) { base, bytes in
+      unsafe base.copyMemory(from: source, byteCount: bytes)
+      unsafe source += bytes
+    }
+  }
+
+  @inlinable @inline(__always)
+  func advance(
+    _ length: Int, from place: inout Place, _ body: (UnsafeMutableRawPointer, Int) -> Void
+  ) {
+    var left = length
+    while left > 0 {
+      let run = unsafe list.cells.value.runs[place.run]
+      let bytes = unsafe min(left, run.length &- place.offset)
+      unsafe body(run.base + place.offset, bytes)
+      left &-= bytes
+      place.offset &+= bytes
+      if unsafe place.offset == run.length {
+        place.run &+= 1
+        place.offset = 0
+      }
+    }
+  }
+
+  /// Appends a chain of one buffer; false if the list is full.
+  @inlinable @inline(__always)
+  public func append(_ buffer: SingleBuffer) -> Bool {
+    unsafe list.append(HostRange(base: buffer.base, length: buffer.byteCount))
+  }
+
   @usableFromInline
   func copyRuns(_ source: UnsafeRawPointer, length: Int, to offset: Int) {
     var source = unsafe source

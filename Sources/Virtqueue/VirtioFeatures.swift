@@ -8,10 +8,12 @@ public struct VirtioFeatures: OptionSet, Hashable, Sendable {
 
   public static let csum = VirtioFeatures(bit: 0)
   public static let guestCsum = VirtioFeatures(bit: 1)
+  public static let ctrlGuestOffloads = VirtioFeatures(bit: 2)
   public static let mtu = VirtioFeatures(bit: 3)
   public static let mac = VirtioFeatures(bit: 5)
   public static let guestTSO4 = VirtioFeatures(bit: 7)
   public static let guestTSO6 = VirtioFeatures(bit: 8)
+  public static let guestECN = VirtioFeatures(bit: 9)
   public static let hostTSO4 = VirtioFeatures(bit: 11)
   public static let hostTSO6 = VirtioFeatures(bit: 12)
   public static let hostECN = VirtioFeatures(bit: 13)
@@ -36,6 +38,8 @@ public struct VirtioFeatures: OptionSet, Hashable, Sendable {
   public static let inOrder = VirtioFeatures(bit: 35)
   public static let orderPlatform = VirtioFeatures(bit: 36)
   public static let ringReset = VirtioFeatures(bit: 40)
+  public static let guestUSO4 = VirtioFeatures(bit: 54)
+  public static let guestUSO6 = VirtioFeatures(bit: 55)
   public static let hostUSO = VirtioFeatures(bit: 56)
   public static let speedDuplex = VirtioFeatures(bit: 63)
 
