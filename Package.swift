@@ -146,6 +146,7 @@ if fuzzing {
   targets += [
     fuzzer("chain-fuzz", ["GuestDriver", "Virtqueue", "GuestMemory", "SharedRing", "Linux"]),
     fuzzer("offload-fuzz", ["Packet"]),
+    fuzzer("merge-fuzz", ["VirtioNet", "HostPort", "Packet", "Virtqueue"]),
     fuzzer("message-fuzz", ["VhostUser", "Virtqueue", "GuestMemory", "Linux", "CLinux"]),
   ]
 }

@@ -51,7 +51,7 @@ public struct ReceivedSegment: Sendable, BitwiseCopyable {
   public let sequence: UInt32
 
   /// Values of `slot` are below.
-  public static let slotCount = 64
+  public static let slotCount = 256
   /// Most bytes of a merged packet: what both length fields of IP can say, and drivers without
   /// mergeable buffers have room for.
   public static let largestPacket = 65535
@@ -158,7 +158,7 @@ public struct ReceivedSegment: Sendable, BitwiseCopyable {
     let ports = unsafe frame.loadUnaligned(fromByteOffset: transport, as: UInt32.self)
     // The upper bits of a product depend on all of its factors.
     let hash = (flow ^ UInt64(ports) &* 0x1_0000_01b3) &* 0x9e37_79b9_7f4a_7c15
-    let slot = UInt8(truncatingIfNeeded: hash &>> 58)
+    let slot = UInt8(truncatingIfNeeded: hash &>> 56)
     if kind.isDisjoint(with: .tcp) {
       guard unsafe Int(frame.word(transport &+ 4)) == length else { return .unclear }
       return .segment(

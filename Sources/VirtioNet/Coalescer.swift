@@ -9,11 +9,11 @@
 //
 // Checksums are summed last, and only where there is something to merge: a packet that stays alone
 // costs a look at its headers.
-import HostPort
-import Packet
+package import HostPort
+package import Packet
 import SharedRing
 
-struct Coalescer: ~Copyable {
+package struct Coalescer: ~Copyable {
   /// Packets of a flow, each of which continues the one before.
   struct Run: BitwiseCopyable {
     /// The first one, and its frame.
@@ -37,10 +37,10 @@ struct Coalescer: ~Copyable {
   }
 
   /// What became of a batch.
-  struct Outcome {
+  package struct Outcome {
     /// Packets that others were merged into, and packets in them.
-    var merged = 0
-    var segments = 0
+    package var merged = 0
+    package var segments = 0
   }
 
   /// In the order of their first packets.
@@ -55,7 +55,7 @@ struct Coalescer: ~Copyable {
   private static var isBehind: UInt8 { @inline(__always) get { 0x80 } }
   private let sorted = FrameBatch()
 
-  init() {
+  package init() {
     let nothing = Run(head: .nothing, first: 0, last: 0, length: 0, sequence: 0)
     runs = FixedBuffer(repeating: nothing, count: FrameBatch.standardCapacity)
   }
@@ -66,7 +66,7 @@ struct Coalescer: ~Copyable {
   ///   - kinds: of packets that are looked at.
   ///   - most: packets that become one, at least 2.
   @inline(never)
-  func merge(_ batch: borrowing FrameBatch, _ kinds: MergeKinds, most: Int) -> Outcome {
+  package func merge(_ batch: borrowing FrameBatch, _ kinds: MergeKinds, most: Int) -> Outcome {
     var outcome = Outcome()
     var count = 0
     // Runs before this one are over.
@@ -134,7 +134,7 @@ struct Coalescer: ~Copyable {
   }
 
   /// Puts the packet in frame `index` behind the run, if it continues that.
-  @inline(__always)
+  @inline(never)
   private func join(
     _ segment: ReceivedSegment, _ frame: Frame, _ index: Int, run number: Int,
     of batch: borrowing FrameBatch, most: Int
@@ -208,7 +208,7 @@ struct Coalescer: ~Copyable {
   }
 
   /// Takes the merged packet in the frames from `first` to before `end` apart again.
-  static func split(_ batch: borrowing FrameBatch, from first: Int, to end: Int) {
+  package static func split(_ batch: borrowing FrameBatch, from first: Int, to end: Int) {
     guard
       let head = unsafe ReceivedSegment(
         merged: batch[first].data, count: Int(batch[first].length))
@@ -225,7 +225,7 @@ struct Coalescer: ~Copyable {
   }
 
   /// Takes all merged packets apart, and forgets what was verified.
-  static func splitAll(_ batch: borrowing FrameBatch) {
+  package static func splitAll(_ batch: borrowing FrameBatch) {
     var first = 0
     while first < batch.count {
       var end = first

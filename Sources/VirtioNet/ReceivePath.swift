@@ -67,7 +67,7 @@ package final class ReceivePath {
   // MARK: merging
 
   /// Of the offloads that were negotiated, the driver takes `offloads` now (CTRL_GUEST_OFFLOADS).
-  func setOffloads(_ offloads: VirtioFeatures) {
+  package func setOffloads(_ offloads: VirtioFeatures) {
     let taken = features.subtracting(.guestOffloads.subtracting(offloads))
     state.value.kinds = taken.mergeKinds
   }

@@ -10,6 +10,7 @@ import Virtqueue
 struct ControlCommandTests {
   private static let all: VirtioFeatures = [
     .ctrlVq, .ctrlRx, .ctrlRxExtra, .ctrlVlan, .ctrlMacAddr, .guestAnnounce, .mq,
+    .ctrlGuestOffloads, .guestCsum, .guestTSO4,
   ]
 
   private func outcome(
@@ -37,13 +38,16 @@ struct ControlCommandTests {
     #expect(outcome([2, 1, 0, 0]) == .success(.vlan(0, isWanted: false)))
     #expect(outcome([3, 0]) == .success(.announced))
     #expect(outcome([4, 0, 2, 1]) == .success(.queuePairs(258)))
+    #expect(
+      outcome([5, 0, 0x82, 0, 0, 0, 0, 0, 0, 0]) == .success(.guestOffloads([.guestCsum, .guestTSO4])))
+    #expect(outcome([5, 0, 0, 0, 0, 0, 0, 0, 0, 0]) == .success(.guestOffloads([])))
   }
 
   @Test("a wrong size is refused, also where a table says more than there is")
   func sizes() {
     let right: [[UInt8]] = [
       [0, 0, 1], [1, 0, 0, 0, 0, 0, 0, 0, 0, 0], [1, 1] + one.bytes, [2, 0, 1, 0], [3, 0],
-      [4, 0, 1, 0],
+      [4, 0, 1, 0], [5, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     ]
     for bytes in right {
       #expect(outcome(bytes + [0]) == .failure(.wrongSize), "\(bytes)")
@@ -65,20 +69,22 @@ struct ControlCommandTests {
     #expect(outcome([1, 1, 0, 0, 0, 0, 0, 0]) == .failure(.wrongValue))
     #expect(outcome([1, 0, 1, 0, 0, 0] + group.bytes + [0, 0, 0, 0]) == .failure(.wrongValue))
     #expect(outcome([1, 0, 0, 0, 0, 0, 1, 0, 0, 0] + one.bytes) == .failure(.wrongValue))
+    #expect(outcome([5, 0, 0, 1, 0, 0, 0, 0, 0, 0]) == .failure(.wrongValue), "TSO6: not negotiated")
+    #expect(outcome([5, 0, 1, 0, 0, 0, 0, 0, 0, 0]) == .failure(.wrongValue), "not on receive")
   }
 
   @Test("unknown classes and commands are refused, and those of features not negotiated")
   func unknown() {
     let unknown: [[UInt8]] = [
       [0, 6, 1], [1, 2] + one.bytes, [2, 2, 1, 0], [3, 1], [4, 1, 1, 0], [4, 2, 1, 0],
-      [5, 0, 0, 0, 0, 0, 0, 0, 0, 0], [6, 0, 0], [255, 255],
+      [5, 1, 0, 0, 0, 0, 0, 0, 0, 0], [6, 0, 0], [255, 255],
     ]
     for bytes in unknown { #expect(outcome(bytes) == .failure(.unknown), "\(bytes)") }
     let needs: [(VirtioFeatures, [UInt8])] = [
       (.ctrlRx, [0, 0, 1]), (.ctrlRx, [0, 1, 1]), (.ctrlRxExtra, [0, 2, 1]),
       (.ctrlRxExtra, [0, 5, 1]), (.ctrlRx, [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
       (.ctrlMacAddr, [1, 1] + one.bytes), (.ctrlVlan, [2, 0, 1, 0]), (.guestAnnounce, [3, 0]),
-      (.mq, [4, 0, 1, 0]),
+      (.mq, [4, 0, 1, 0]), (.ctrlGuestOffloads, [5, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
     ]
     for (feature, bytes) in needs {
       #expect(outcome(bytes, ControlCommandTests.all.subtracting(feature)) == .failure(.unknown))
@@ -116,6 +122,8 @@ struct ControlCommandTests {
     state.receive.setTables(unicast: some(2), multicast: some(1))
     for _ in 0..<50 { state.receive.setVLAN(.random(in: 0..<4096, using: &random), true) }
     state.queuePairs = .random(in: 1...128, using: &random)
+    if seed % 2 == 1 { state.guestOffloads = [.guestCsum, .guestUSO6] }
+    #expect(state.encoded[0] == (seed % 2 == 0 ? 1 : 2), "older daemons read what they can")
     #expect(try #require(ControlState(decoding: state.encoded)) == state)
 
     var bytes = state.encoded

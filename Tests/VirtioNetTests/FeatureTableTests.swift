@@ -19,7 +19,8 @@ struct FeatureTableTests {
     let control = ControlOptions(address: MACAddress("52:54:00:12:34:56")!)
     let all = Set(Offload.allCases)
     let kinds: [(Int, ControlOptions?, Set<Offload>)] = [
-      (1, nil, all), (2, nil, all), (1, control, []),
+      (1, nil, all), (2, nil, all), (1, control, []), (1, control, all),
+      (1, nil, [.receiveChecksum]),
     ]
     return try kinds.map { pairs, control, offloads in
       let device = try NetDevice(

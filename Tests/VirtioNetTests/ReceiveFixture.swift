@@ -51,19 +51,26 @@ struct ReceiveFixture {
   /// Runs until nothing moves.
   func pump() { while feed.turn() > 0 {} }
 
-  /// What a driver makes of the used ring: the header of each packet and its bytes.
+  /// What a driver makes of the used ring: the number of buffers of each packet, and its bytes.
   mutating func collect() throws -> [(bufferCount: Int, frame: [UInt8])] {
-    var packets: [(Int, [UInt8])] = []
+    try collectWithHeaders().map { packet in
+      #expect(packet.header.prefix(10).allSatisfy { $0 == 0 })
+      return (packet.header.count < 12 ? 1 : Int(packet.header[10]), packet.frame)
+    }
+  }
+
+  /// As above, with the header of each packet.
+  mutating func collectWithHeaders() throws -> [(header: [UInt8], frame: [UInt8])] {
+    var packets: [([UInt8], [UInt8])] = []
     while let first = try driver.nextUsed() {
       var bytes = ram.gather(try #require(buffers[first.head]), count: Int(first.length))
       let header = bytes.prefix(headerLength)
-      #expect(header.prefix(10).allSatisfy { $0 == 0 })
       let count = headerLength == 12 ? Int(header[10]) | Int(header[11]) << 8 : 1
       for _ in 1..<max(count, 1) {
         let next = try #require(try driver.nextUsed(), "num_buffers promises more")
         bytes += ram.gather(try #require(buffers[next.head]), count: Int(next.length))
       }
-      packets.append((count, Array(bytes.dropFirst(headerLength))))
+      packets.append((Array(header), Array(bytes.dropFirst(headerLength))))
     }
     return packets
   }

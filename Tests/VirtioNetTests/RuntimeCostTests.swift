@@ -27,7 +27,9 @@ struct RuntimeCostTests {
       let mailbox = try Mailbox<WorkerMessage>()
       worker = try Worker(mailbox: mailbox) { _ in }
       ram = try GuestRAM(bytes: 4 << 20)
-      let features = format.union([.version1, .mrgRxbuf, .ringEventIdx])
+      let features = format.union([
+        .version1, .mrgRxbuf, .ringEventIdx, .guestCsum, .guestTSO4, .guestUSO4,
+      ])
       receive = ringDriver(in: ram, size: 256, features: features)
       transmit = ringDriver(in: ram, size: 256, features: features)
       let memory = try ram.memory()
@@ -95,6 +97,28 @@ struct RuntimeCostTests {
       #expect(counts.accesses == 0)
       #expect(try fixture.transmit.allUsed().count == 32)
       #expect(try fixture.receive.allUsed().count == 32)
+    }
+  }
+
+  @Test(
+    "nor do packets that are merged, nor those that might have been",
+    arguments: [[], .ringPacked] as [VirtioFeatures], [SegmentPort.Kind.tcp, .udp])
+  func merged(format: VirtioFeatures, kind: SegmentPort.Kind) throws {
+    let fixture = try Fixture(SegmentPort(size: 300, kind: kind), format)
+    for round in 0..<20 {
+      fixture.offer()
+      fixture.offer()
+      runtime_counters_start()
+      let moved = fixture.worker.turn()
+      let counts = runtime_counters_stop()
+      #expect(moved >= 64, "round \(round)")
+      #expect(counts.retains == 0)
+      #expect(counts.releases == 0)
+      #expect(counts.objects == 0)
+      #expect(counts.mallocs == 0)
+      #expect(counts.accesses == 0)
+      #expect(try fixture.receive.allUsed().count == (kind == .tcp ? 12 : 64))
+      _ = try fixture.transmit.allUsed()
     }
   }
 }

@@ -22,7 +22,8 @@ final class GuestQueue {
     let writable = row.direction == .receive
     let bytes = 12 + row.size
     // A receive chain of several pieces is several chains: that is what mergeable buffers are for.
-    let room = writable && row.pieces == 1 ? 2048 : (bytes + row.pieces - 1) / row.pieces
+    let whole = row.offload == .merged && !row.mergeable ? 65562 : 2048
+    let room = writable && row.pieces == 1 ? whole : (bytes + row.pieces - 1) / row.pieces
     var generator = SeededGenerator(seed: 1)
     for _ in 0..<row.ring {
       var chain: [DriverQueue.Buffer] = []
@@ -30,20 +31,23 @@ final class GuestQueue {
       for _ in 0..<row.pieces where writable || left > 0 {
         let region = ram.descriptions[Int.random(in: 0..<row.regions, using: &generator)]
         let page =
-          UInt64.random(in: 64..<(region.size - UInt64(bytes)) / 4096, using: &generator) * 4096
+          UInt64.random(in: 64..<(region.size - UInt64(max(bytes, room))) / 4096, using: &generator) * 4096
         chain.append(
           .init(
             GuestAddress(region.guest.value + page),
             UInt32(writable ? room : min(room, left)), writable: writable))
         left -= room
       }
-      if row.offload != .none { ram.write(GuestQueue.head(of: row), at: chain[0].address) }
+      if row.direction == .transmit, row.offload != .none { ram.write(GuestQueue.head(of: row), at: chain[0].address) }
       chains.append(chain)
     }
     chainsPerPacket = writable ? row.pieces : 1
+    wanted = GuestQueue.batch * chainsPerPacket
     driver.disableCalls()
   }
   private let chainsPerPacket: Int
+  /// Chains that a turn can take.
+  private let wanted: Int
 
   /// virtio-net header, Ethernet, IPv4 and TCP of a packet that is left to the device.
   private static func head(of row: Row) -> [UInt8] {
@@ -62,7 +66,7 @@ final class GuestQueue {
 
   /// Offers what a turn can take.
   func offer() {
-    for _ in 0..<GuestQueue.batch {
+    while driver.outstanding + chainsPerPacket <= wanted {
       let chain = chains[next % chains.count]
       next += 1
       if chainsPerPacket == 1 {
@@ -73,6 +77,9 @@ final class GuestQueue {
     }
     driver.publish()
   }
+
+  /// Takes back what there is: of packets that were merged, fewer buffers than came packets.
+  func takeAll() throws { while try driver.nextUsed() != nil {} }
 
   /// - Returns: packets whose buffers came back.
   func takeBack() throws -> Int {

@@ -17,6 +17,9 @@ struct Row {
   /// What the guest leaves to the device.
   enum Offload: String {
     case none, checksum, segments
+    /// Received: segments of one flow, which are merged; and datagrams of as many flows as there are,
+    /// which are not.
+    case merged, single
   }
 
   let direction: Direction
@@ -62,13 +65,21 @@ struct Row {
     rows.append(Row(direction: .transmit, offload: .checksum))
     rows.append(Row(direction: .transmit, size: 1500, offload: .checksum))
     rows.append(Row(direction: .transmit, size: 16000, offload: .segments))
+    rows.append(Row(direction: .receive, size: 1500, offload: .merged))
+    rows.append(Row(direction: .receive, format: .packed, size: 1500, offload: .merged))
+    rows.append(Row(direction: .receive, size: 1500, mergeable: false, offload: .merged))
+    rows.append(Row(direction: .receive, offload: .single))
     return rows
   }
 
   private var features: VirtioFeatures {
     var features: VirtioFeatures = [.version1, .ringEventIdx, .ringIndirectDesc]
     if mergeable { features.insert(.mrgRxbuf) }
-    if offload != .none { features.formUnion([.csum, .hostTSO4]) }
+    switch offload {
+    case .none: break
+    case .checksum, .segments: features.formUnion([.csum, .hostTSO4])
+    case .merged, .single: features.formUnion([.guestCsum, .guestTSO4, .guestUSO4])
+    }
     switch format {
     case .split: break
     case .inOrder: features.insert(.inOrder)
@@ -81,8 +92,13 @@ struct Row {
   /// - Returns: how many came back to the driver.
   func run(packets: Int) throws -> Int {
     let port: any HostPort =
-      direction == .transmit
-      ? NullPort(queueCount: queuePairs) : try GeneratePort(size: size, queueCount: queuePairs)
+      switch offload {
+      case .merged: SegmentPort(size: size, kind: .tcp)
+      case .single: SegmentPort(size: size, kind: .udp)
+      default:
+        direction == .transmit
+          ? NullPort(queueCount: queuePairs) : try GeneratePort(size: size, queueCount: queuePairs)
+      }
     let ram = try memory()
     let mailbox = try Mailbox<WorkerMessage>()
     let worker = try Worker(mailbox: mailbox) { _ in }
@@ -104,7 +120,12 @@ struct Row {
       // A turn of its own for each batch, as under load.
       // Segments may take more frames than a turn has.
       while worker.turn() > 0 && offload == .segments {}
-      for guest in guests { moved += try guest.takeBack() }
+      if offload == .merged {
+        for guest in guests { try guest.takeAll() }
+        moved += GuestQueue.batch
+      } else {
+        for guest in guests { moved += try guest.takeBack() }
+      }
     }
     return moved
   }
