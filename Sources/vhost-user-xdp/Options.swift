@@ -191,10 +191,11 @@ struct Options: ParsableArguments {
   @Option(
     name: .customLong("disable-offload"),
     help: ArgumentHelp(
-      "What the guest shall do itself: a list of csum, tso and uso.",
+      "What the guest shall do itself: a list of csum, tso, uso, rxcsum and gro.",
       discussion: """
         csum is the checksum of packets that it sends, tso and uso cutting those of TCP and UDP. \
-        Without csum there is neither of the others.
+        Without csum there is neither of the others. rxcsum is the checksum of packets that it \
+        receives, gro merging those, and goes with rxcsum.
         """, valueName: "list"), transform: OffloadList.init(option:))
   var disabledOffloads = OffloadList(offloads: [])
 

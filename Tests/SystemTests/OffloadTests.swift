@@ -85,5 +85,75 @@ extension SystemTests {
       #expect(try daemon.counter("dropped_bad_offload") == 0)
       #expect(try daemon.counter("dropped_bad_header") == 0)
     }
+
+    /// As above, of what the guest receives.
+    struct ReceiveVariant: CustomTestStringConvertible {
+      var property = ""
+      var option: String?
+      var features: Set<Int>
+      /// Of these IP versions TCP segments are merged.
+      var merged: Set<Int>
+      var testDescription: String { property + (option ?? "") }
+
+      static let csum = 1
+      static let every: Set<Int> = [csum, 7, 8, 9]
+
+      static let all = [
+        ReceiveVariant(features: every, merged: [4, 6]),
+        ReceiveVariant(property: ",packed=on", features: every, merged: [4, 6]),
+        ReceiveVariant(property: ",mrg_rxbuf=off", features: every, merged: [4, 6]),
+        ReceiveVariant(option: "--disable-offload=gro", features: [csum], merged: []),
+        ReceiveVariant(option: "--disable-offload=rxcsum", features: [], merged: []),
+        ReceiveVariant(
+          property: ",guest_tso4=off,guest_ecn=off", features: [csum, 8], merged: [6]),
+      ]
+    }
+
+    @Test(
+      "segments are merged for the guest if it takes that, and bytes stay what they are",
+      arguments: ReceiveVariant.all)
+    func receive(variant: ReceiveVariant) throws {
+      let wire = try Wire()
+      let daemon = try variant.option.map { try wire.startDaemon($0) } ?? wire.startDaemon()
+      let guest = try Guest(on: wire, device: variant.property)
+      try guest.waitUntilUp()
+      for bit in ReceiveVariant.every {
+        #expect(try guest.hasFeature(bit) == variant.features.contains(bit), "feature \(bit)")
+      }
+      try wire.shell(
+        """
+        netns_far sysctl -qw net.ipv6.conf.peer0.disable_ipv6=0
+        netns_far ip -6 address add $LAB_FAR_ADDRESS6/$LAB_PREFIX6 dev peer0 nodad
+        """)
+      // The guest's own stack shall not merge what the device has not.
+      try guest.run("ethtool -K eth0 gro off || true")
+      for (version, address) in [(4, "10.77.0.1"), (6, "fd77::1")] {
+        let before = try daemon.counter("merged_segments")
+        let output = try wire.shell(
+          """
+          netns_far iperf3 --server --one-off >/dev/null 2>&1 &
+          sleep 0.5
+          count() { guest_run 'cat /sys/class/net/eth0/statistics/rx_'"$1"; }
+          packets=$(count packets) bytes=$(count bytes)
+          guest_run -t 60 "iperf3 --client \(address) --reverse --bytes 24M >/dev/null; echo ended \\$?"
+          echo mean $((($(count bytes) - bytes) / ($(count packets) - packets)))
+          guest_run "awk '/^Tcp: [0-9]/ { print \\"errors\\", \\$NF }' /proc/net/snmp"
+          kill $! 2>/dev/null || true
+          """, within: 120)
+        let lines = output.split(separator: "\n").map(String.init)
+        #expect(lines.contains("ended 0"), "\(output)")
+        #expect(lines.contains("errors 0"), "\(output)")
+        let mean = lines.first { $0.hasPrefix("mean ") }.flatMap { Int($0.dropFirst(5)) } ?? 0
+        let segments = try daemon.counter("merged_segments") - before
+        if variant.merged.contains(version) {
+          #expect(mean > 3000 && segments > 5000, "\(mean) bytes a packet, \(segments) segments")
+        } else {
+          #expect(mean <= 1514 && segments == 0, "\(mean) bytes a packet, \(segments) segments")
+        }
+      }
+      let sums = try guest.copyFile(megabytes: 32)
+      #expect(sums.count == 3)
+      #expect(Set(sums).count == 1)
+    }
   }
 }

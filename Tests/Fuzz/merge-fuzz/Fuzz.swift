@@ -95,25 +95,25 @@ func cut(_ found: FrameHeaders, _ start: Int, _ count: Int) -> Segmentation? {
 
 func run(_ input: UnsafeRawBufferPointer) {
   guard input.count > 3 else { return }
-  let (kinds, came) = frames(of: input)
+  let (kinds, came) = unsafe frames(of: input)
   guard !came.isEmpty else { return }
-  let places = came.map { frame in
+  let batch = FrameBatch()
+  for (i, frame) in came.enumerated() {
     let place = UnsafeMutableRawPointer.allocate(byteCount: frame.count, alignment: 1)
     unsafe frame.withUnsafeBytes {
       unsafe place.copyMemory(from: $0.baseAddress!, byteCount: frame.count)
     }
-    return unsafe place
+    unsafe batch.append(Frame(data: place, length: UInt32(frame.count), token: UInt32(i)))
   }
-  defer { for place in unsafe places { unsafe place.deallocate() } }
-  let batch = FrameBatch()
-  for (i, frame) in came.enumerated() {
-    unsafe batch.append(Frame(data: places[i], length: UInt32(frame.count), token: UInt32(i)))
-  }
+  // Taken apart again, frames are where they were.
+  defer { for i in 0..<batch.count { unsafe batch[i].data.deallocate() } }
   let coalescer = Coalescer()
-  let outcome = coalescer.merge(batch, kinds, most: 2 + Int(input[0]) % 63)
+  let most = unsafe 2 + Int(input[0]) % 63
+  let outcome = coalescer.merge(batch, kinds, most: most)
   require(batch.count == came.count, "frames got lost")
-  require(
-    unsafe Set((0..<batch.count).map { batch[$0].token }).count == came.count, "a frame twice")
+  var tokens: Set<UInt32> = []
+  for i in 0..<batch.count { unsafe tokens.insert(batch[i].token) }
+  require(tokens.count == came.count, "a frame twice")
   var merged = 0
   var first = 0
   while first < batch.count {
@@ -126,7 +126,8 @@ func run(_ input: UnsafeRawBufferPointer) {
       check(batch, first, end, came)
     } else {
       require(end == first + 1, "several frames that are not merged")
-      require(bytes(unsafe batch[first]) == came[token], "another packet than came")
+      let frame = unsafe bytes(batch[first])
+      require(frame == came[token], "another packet than came")
     }
     first = end
   }
@@ -134,7 +135,7 @@ func run(_ input: UnsafeRawBufferPointer) {
   Coalescer.splitAll(batch)
   for i in 0..<batch.count {
     let token = unsafe Int(batch[i].token)
-    let frame = bytes(unsafe batch[i])
+    let frame = unsafe bytes(batch[i])
     // What Ethernet has added behind the packet is gone, and a sum may be the other zero.
     require(frame.count <= came[token].count && frame.count > 30 || frame == came[token], "cut off")
     let same = zip(frame, came[token]).count { $0 == $1 }
@@ -148,7 +149,8 @@ func bytes(_ frame: Frame) -> [UInt8] {
 
 /// Cuts the merged packet in the frames from `first` to before `end`, and compares.
 func check(_ batch: borrowing FrameBatch, _ first: Int, _ end: Int, _ came: [[UInt8]]) {
-  let packet = (first..<end).flatMap { bytes(unsafe batch[$0]) }
+  var packet: [UInt8] = []
+  for i in first..<end { unsafe packet += bytes(batch[i]) }
   let own = unsafe Int(batch[first].length)
   guard
     let head = unsafe ReceivedSegment(merged: batch[first].data, count: own),
