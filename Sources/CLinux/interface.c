@@ -110,6 +110,12 @@ int clinux_interface_defers_checksum(int socket, const char *name) {
   return result < 0 ? result : on != 0;
 }
 
+int clinux_interface_segments_tcp(int socket, const char *name) {
+  uint32_t on;
+  int result = ethtool_value(socket, name, ETHTOOL_GTSO, &on);
+  return result < 0 ? result : on != 0;
+}
+
 int clinux_promiscuous_socket(int index) {
   /* Protocol 0: the socket gets no frames, so it costs the receive path nothing. */
   int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);

@@ -1,13 +1,15 @@
 // The host side of the device, as the data path sees it: a port opens queues, a queue moves
-// batches of frames.  One existential call per batch, never per packet.
+// batches of frames.  One existential call per batch, never per packet (but for one that is as
+// large as a batch: `sendUncut`).
 //
 // Frame ownership: `receive` hands frames out, `recycle` takes them back; `reserve` hands empty
 // transmit frames out, `transmit` takes them back filled, `cancel` unfilled.  Receive and transmit
 // frames are separate budgets, so a guest that floods cannot starve the other direction.
-
 //
 // A packet is one frame or several (`Frame.continues`), at most `framesPerPacket`.  Both directions
 // keep packets whole: no batch ends within one, and none is sent or given up by halves.
+
+public import Linux
 
 /// What a port is and can do.
 public struct PortCapabilities: Sendable, Equatable {
@@ -88,9 +90,23 @@ public protocol HostPortQueue: AnyObject, Sendable {
   /// the kernel has not taken, so that `flush` must be called again soon.
   func flush() -> Bool
 
+  /// How it takes packets that are to be cut, uncut; nil: it does not.  It does not change.
+  var bulkLane: BulkLane? { get }
+  /// Sends a packet uncut.  Frames that were given to `transmit` before leave before it, and those that
+  /// are given later behind it.
+  /// - Parameters:
+  ///   - packet: its virtio-net header is to be believed, and its segments fit `bulkLane.mtu`.  It is
+  ///     not needed any more afterwards.
+  ///   - isRepeatable: no harm is done if parts of it leave twice.
+  func sendUncut(_ packet: borrowing GatheredPacket, isRepeatable: Bool) -> BulkOutcome
+
   var statistics: PortStatistics { get }
 }
 
 extension HostPortQueue {
   public var hasFramesWaiting: Bool { isAlwaysReadable }
+  public var bulkLane: BulkLane? { nil }
+  public func sendUncut(_ packet: borrowing GatheredPacket, isRepeatable: Bool) -> BulkOutcome {
+    .cut
+  }
 }

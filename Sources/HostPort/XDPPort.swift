@@ -1,6 +1,8 @@
 // A network interface, through AF_XDP: one socket per NIC queue, fed by the steering program.
 public import AFXDP
 public import Packet
+import Glibc
+import Linux
 
 /// What an `XDPPort` is made from.
 public struct XDPPortOptions: Sendable {
@@ -21,6 +23,9 @@ public struct XDPPortOptions: Sendable {
   public var rings = XDPRingSizes()
   /// Asks the kernel to do the device's work when a worker looks.
   public var busyPolling = false
+  public var bulkLane = BulkLaneChoice.off
+  /// The interface cuts large TCP packets itself, as it is set now.
+  public var segmentsTCP = false
 
   public init(interface: XDPInterface, mtu: Int, queueCount: Int = 1, numaNode: Int? = nil) {
     self.interface = interface
@@ -115,6 +120,32 @@ public final class XDPPort: HostPort {
     } catch {
       throw PortError(error.description)
     }
-    return XDPQueue(socket, program, framesPerPacket: framesPerPacket)
+    var (isWanted, reason) = options.bulkLane.decide(
+      segmentsTCP: options.segmentsTCP, zeroCopy: socket.zeroCopy)
+    var packetSocket: PacketSocket?
+    if isWanted {
+      do throws(Errno) {
+        packetSocket = try PacketSocket(interfaceIndex: Int(options.interface.index))
+      } catch {
+        isWanted = false
+        reason = "no packet socket: \(error)"
+        if options.bulkLane == .packet { throw XDPPort.noPacketSocket(name, error) }
+      }
+    }
+    return XDPQueue(
+      socket, program, framesPerPacket: framesPerPacket, packetSocket: packetSocket,
+      bulkLane: isWanted ? BulkLane(mtu: options.mtu) : nil, bulkReason: reason)
+  }
+
+  private static func noPacketSocket(_ name: String, _ error: Errno) -> PortError {
+    let remedy =
+      switch error.code {
+      case EPERM, EACCES: "give CAP_NET_RAW"
+      case EAFNOSUPPORT: "the kernel is built without CONFIG_PACKET"
+      default: "free descriptors or memory"
+      }
+    return PortError(
+      "no packet socket on \(name) for --bulk-lane=packet: \(error); \(remedy), or use "
+        + "--bulk-lane=off")
   }
 }

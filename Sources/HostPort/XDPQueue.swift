@@ -25,24 +25,31 @@ final class XDPQueue: HostPortQueue {
   let mode: String
   let descriptor: CInt?
   let isAlwaysReadable = false
-  private let socket: XDPSocket
+  let socket: XDPSocket
+  /// Where packets leave uncut.
+  let lane: PacketLane
+  let bulkLane: BulkLane?
   private let fd: CInt
   private let longestFrame: UInt32
   /// The kernel does the device's work for this queue only when it is called.
   private let drivesDevice: Bool
   /// Keeps the program attached.
   private let program: XDPProgram
-  private let link = HotState(LinkState())
+  let link = HotState(LinkState())
 
-  private let deviceRefused = Atomic<UInt64>(0)
-  private let linkDown = Atomic<UInt64>(0)
+  let deviceRefused = Atomic<UInt64>(0)
+  let linkDown = Atomic<UInt64>(0)
   private let wakeUpFailed = Atomic<UInt64>(0)
   private let invalidFrames = Atomic<UInt64>(0)
-  private let strays = Atomic<UInt64>(0)
+  let strays = Atomic<UInt64>(0)
   private let tooLong = Atomic<UInt64>(0)
+  let bulkPackets = Atomic<UInt64>(0)
+  let bulkFrames = Atomic<UInt64>(0)
+  let bulkBusy = Atomic<UInt64>(0)
+  let bulkRefused = Atomic<UInt64>(0)
 
   /// What `reserve` and `transmit` know of each other and of the link.
-  private struct LinkState {
+  struct LinkState {
     /// Transmit frames that are handed out.
     var handedOut: UInt32 = 0
     /// The last wake-up found the interface down or removed.
@@ -51,7 +58,13 @@ final class XDPQueue: HostPortQueue {
     var isSkipping = false
   }
 
-  init(_ socket: consuming XDPSocket, _ program: XDPProgram, framesPerPacket: Int) {
+  /// - Parameters:
+  ///   - packetSocket: with `bulkLane`.
+  ///   - bulkReason: why there is a bulk lane, or none.
+  init(
+    _ socket: consuming XDPSocket, _ program: XDPProgram, framesPerPacket: Int,
+    packetSocket: PacketSocket?, bulkLane: BulkLane?, bulkReason: String
+  ) {
     index = socket.queue
     self.framesPerPacket = framesPerPacket
     fd = socket.descriptor
@@ -63,6 +76,7 @@ final class XDPQueue: HostPortQueue {
     mode += "; transmit: \(socket.transmitPath.rawValue)"
     mode += "; frame memory in \(socket.memory.pages == .huge ? "huge" : "normal") pages"
     if let node = socket.memory.node { mode += " on NUMA node \(node)" }
+    mode += "; bulk lane: \(bulkLane == nil ? "off" : "packet") (\(bulkReason))"
     switch socket.busyPolling {
     case .off: break
     case .on: mode += "; the kernel polls when the worker looks"
@@ -70,6 +84,10 @@ final class XDPQueue: HostPortQueue {
     }
     drivesDevice = socket.busyPolling == .on
     self.mode = mode
+    self.bulkLane = bulkLane
+    lane = PacketLane(
+      packetSocket, frames: socket.memory.geometry.transmitChunks.count,
+      framesPerPacket: framesPerPacket)
     self.socket = socket
     self.program = program
   }
@@ -174,6 +192,7 @@ final class XDPQueue: HostPortQueue {
   }
 
   func transmit(_ batch: borrowing FrameBatch, count: Int) {
+    if lane.isInUse && count > 0 && !lane.isLeft() { return transmitByLane(batch, count: count) }
     var sent = 0
     if !link.value.isDown || linkIsUpAgain() {
       sent = enqueue(batch, count)
@@ -254,6 +273,7 @@ final class XDPQueue: HostPortQueue {
   }
 
   func flush() -> Bool {
+    if lane.waiting.count > 0 && !sendWaiting() { return true }
     var before = socket.rings.value.transmit.pending
     guard before > 0 else { return false }
     guard socket.rings.value.transmit.needsWakeUp else { return true }
@@ -305,13 +325,13 @@ final class XDPQueue: HostPortQueue {
 
   /// One writer, any reader: no locked instruction.
   @inline(__always)
-  private func count(_ counter: borrowing Atomic<UInt64>, _ events: Int) {
+  func count(_ counter: borrowing Atomic<UInt64>, _ events: Int) {
     counter.store(counter.load(ordering: .relaxed) &+ UInt64(events), ordering: .relaxed)
   }
 
   var statistics: PortStatistics {
     let kernel = socket.statistics
-    return PortStatistics(counters: [
+    let counters = [
       ("rx_dropped", kernel.receiveDropped),
       ("rx_invalid_descs", kernel.receiveInvalid),
       ("rx_ring_full", kernel.receiveRingFull),
@@ -323,6 +343,7 @@ final class XDPQueue: HostPortQueue {
       ("invalid_frames", invalidFrames.load(ordering: .relaxed)),
       ("wakeup_failed", wakeUpFailed.load(ordering: .relaxed)),
       ("stray_addresses", strays.load(ordering: .relaxed)),
-    ])
+    ]
+    return PortStatistics(counters: counters + laneCounters)
   }
 }

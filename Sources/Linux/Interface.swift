@@ -73,6 +73,8 @@ public struct Interface: Equatable, Sendable {
   public var receiveQueues: ReceiveQueues
   /// Received frames lose their VLAN tag before an XDP program sees them.
   public var stripsVLAN: Bool
+  /// Large TCP packets are left to it to cut (tx-tcp-segmentation), as it is set.
+  public var segmentsTCP: Bool
   /// In Mbit/s; nil if the driver does not know.
   public var speed: UInt32?
   /// Nil if the driver does not know.
@@ -89,8 +91,8 @@ public struct Interface: Equatable, Sendable {
     hasCarrier: Bool = true, mtu: Int = 1500, hardwareAddress: [UInt8] = [2, 0, 0, 0, 0, 1],
     driver: String = "", bus: String = "",
     receiveQueues: ReceiveQueues = ReceiveQueues(count: 1), stripsVLAN: Bool = false,
-    speed: UInt32? = nil, isFullDuplex: Bool? = nil, numaNode: Int? = nil, hostUses: [HostUse] = [],
-    peer: Peer? = nil
+    segmentsTCP: Bool = false, speed: UInt32? = nil, isFullDuplex: Bool? = nil,
+    numaNode: Int? = nil, hostUses: [HostUse] = [], peer: Peer? = nil
   ) {
     self.name = name
     self.index = index
@@ -103,6 +105,7 @@ public struct Interface: Equatable, Sendable {
     self.bus = bus
     self.receiveQueues = receiveQueues
     self.stripsVLAN = stripsVLAN
+    self.segmentsTCP = segmentsTCP
     self.speed = speed
     self.isFullDuplex = isFullDuplex
     self.numaNode = numaNode

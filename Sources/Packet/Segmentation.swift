@@ -93,6 +93,52 @@ public struct Segmentation: Equatable, Sendable {
       as: UInt16.self)
   }
 
+  // MARK: uncut
+
+  /// The lengths of the whole packet fit their fields.
+  public var fitsUncut: Bool { headerLength - headers.networkStart + payloadLength <= 65535 }
+
+  /// For who cuts it in our place (`fitsUncut`): what it is, in words of ours.
+  /// - Parameter template: the packet's headers.
+  @unsafe public func uncutHeader(_ template: UnsafeRawPointer) -> VirtioNetHeader {
+    let isTCP = headers.transport == FrameHeaders.tcp
+    var type: UInt8 = !isTCP ? 5 : headers.network == .ipv4 ? 1 : 4
+    // CWR: a card must take it out of the segments that follow.
+    if isTCP, unsafe template.load(fromByteOffset: headers.transportStart + 13, as: UInt8.self) >= 0x80
+    {
+      type |= VirtioNetHeader.gsoECN
+    }
+    var header = VirtioNetHeader(low: 0, high: 0)
+    header.flags = VirtioNetHeader.needsChecksum
+    header.gsoType = type
+    header.headerLength = UInt16(headerLength)
+    header.gsoSize = UInt16(segmentSize)
+    header.checksumStart = UInt16(headers.transportStart)
+    header.checksumOffset = isTCP ? 16 : 6
+    return header
+  }
+
+  /// Writes the headers of the whole packet (`fitsUncut`), `headerLength` bytes: lengths, IPv4 header
+  /// checksum and the sum of the pseudo-header are ours, whatever the guest has left there.
+  /// - Parameter template: those of the packet.
+  @unsafe public func writeUncutHeaders(
+    from template: UnsafeRawPointer, to destination: UnsafeMutableRawPointer
+  ) {
+    unsafe destination.copyMemory(from: template, byteCount: headerLength)
+    let network = unsafe destination + headers.networkStart
+    let transport = unsafe destination + headers.transportStart
+    let transportLength = headerLength - headers.transportStart + payloadLength
+    switch headers.network {
+    case .ipv4: unsafe patchIPv4(network, 0, payloadLength)
+    case .ipv6:
+      unsafe store(headerLength - headers.networkStart - 40 + payloadLength, at: network + 4)
+    }
+    let isTCP = headers.transport == FrameHeaders.tcp
+    if !isTCP { unsafe store(transportLength, at: transport + 4) }
+    let sum = unsafe InternetChecksum.fold(pseudoHeader(network, transportLength))
+    unsafe (transport + (isTCP ? 16 : 6)).storeBytes(of: sum, as: UInt16.self)
+  }
+
   private func patchIPv4(_ header: UnsafeMutableRawPointer, _ index: Int, _ payload: Int) {
     unsafe store(headerLength - headers.networkStart + payload, at: header + 2)
     let identification = unsafe UInt16(

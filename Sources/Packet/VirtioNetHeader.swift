@@ -43,6 +43,14 @@ public struct VirtioNetHeader: Equatable, Sendable {
   @inlinable @inline(__always)
   public init(_ words: (low: UInt64, high: UInt32)) { self.init(low: words.low, high: words.high) }
 
+  /// The first 8 bytes and the rest, as little-endian words.
+  public var words: (low: UInt64, high: UInt32) {
+    let low =
+      UInt64(flags) | UInt64(gsoType) &<< 8 | UInt64(headerLength) &<< 16 | UInt64(gsoSize) &<< 32
+      | UInt64(checksumStart) &<< 48
+    return (low, UInt32(checksumOffset) | UInt32(bufferCount) &<< 16)
+  }
+
   /// A transmit packet that wants nothing done: no checksum to fill in, no segmentation.
   @inlinable
   public var isPlain: Bool {

@@ -67,8 +67,8 @@ struct HeaderCopy: ~Copyable {
 
 extension TransmitPath {
   /// Copies the packet that was collected into the frames of the batch from `first` on, and does what
-  /// `header` asks for; returns how many frames it took, 0 for a packet that was dropped and counted,
-  /// nil if it has to wait for more frames.
+  /// `header` asks for; returns how many frames it took, 0 for a packet that was dropped or has left
+  /// without any, and was counted, nil if it has to wait: for more frames, or for those before it.
   @inline(never)
   func moveOffloaded(_ header: VirtioNetHeader, toFrame first: Int) -> Int? {
     guard offloads.allow(header) else {
@@ -184,6 +184,13 @@ extension TransmitPath {
     guard needed <= batch.capacity else {
       counters.drop(.tooManySegments)
       return 0
+    }
+    if plan.count >= uncut.leastSegments {
+      switch sendUncut(plan, behind: first) {
+      case .taken: return 0
+      case .wait: return nil
+      case .cut: break
+      }
     }
     if first &+ needed > batch.count {
       port.reserve(first &+ needed &- batch.count, into: batch)

@@ -25,6 +25,7 @@ package final class TransmitPath {
   let batch: FrameBatch
   let offloads: TransmitOffloads
   let headerCopy = HeaderCopy()
+  let uncut: UncutPackets
   private let gathered: FixedBuffer<SingleBuffer>
   private let starved = HotState(false)
   private let held = HotState(Held())
@@ -54,6 +55,7 @@ package final class TransmitPath {
     self.counters = counters
     buffers = DeviceReadableBuffers(capacity: max(1024, 2 * config.size))
     offloads = TransmitOffloads(features: config.features)
+    uncut = UncutPackets(offloads.segments ? port.bulkLane : nil)
     batch = FrameBatch(
       capacity: offloads.segments
         ? FrameBatch.largestCapacity : FrameBatch.standardCapacity)
@@ -93,6 +95,7 @@ package final class TransmitPath {
     }
 
     let room = unsafe Int(batch[0].length)
+    uncut.isClosed = false
     var position = queue.position
     var chains = 0
     var filled = 0

@@ -101,6 +101,8 @@ struct HostSide: ~Copyable {
     portOptions.copyMode = options.copyMode ?? .auto
     portOptions.addresses = preflight.addresses
     portOptions.busyPolling = options.preferBusyPoll
+    portOptions.bulkLane = options.bulkLane ?? .auto
+    portOptions.segmentsTCP = interface.segmentsTCP
     let port = try starting { try XDPPort(portOptions) }
     for note in port.notes { logger.notice("\(note)") }
     self.port = port

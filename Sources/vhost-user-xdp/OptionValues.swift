@@ -1,7 +1,7 @@
 // Values of options: each reads its own text, and knows the forms it takes.
 public import AFXDP
 public import ArgumentParser
-import HostPort
+public import HostPort
 public import Logging
 import Packet
 public import VirtioNet
@@ -115,5 +115,6 @@ extension MACAddress {
 
 extension XDPModeChoice: ExpressibleByArgument {}
 extension CopyModeChoice: ExpressibleByArgument {}
+extension BulkLaneChoice: ExpressibleByArgument {}
 extension PollMode: ExpressibleByArgument {}
 extension Logger.Level: @retroactive ExpressibleByArgument {}

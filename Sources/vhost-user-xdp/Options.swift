@@ -4,6 +4,7 @@
 // "Backend program conventions").
 import AFXDP
 import ArgumentParser
+import HostPort
 import Logging
 import Packet
 import VirtioNet
@@ -200,6 +201,17 @@ struct Options: ParsableArguments {
   var disabledOffloads = OffloadList(offloads: [])
 
   @Option(
+    name: .customLong("bulk-lane"),
+    help: ArgumentHelp(
+      "How packets leave that are to be cut: auto, packet (uncut, by packet socket) or off.",
+      discussion: """
+        By packet socket the kernel or the interface cuts them; with off the daemon does. auto takes \
+        the packet socket if the interface segments TCP and is not in zero-copy mode. The default is \
+        auto.
+        """, valueName: "lane"))
+  var bulkLane: BulkLaneChoice?
+
+  @Option(
     name: .customLong("sandbox"),
     help: ArgumentHelp(
       "What a running daemon gives up: strict (all it can do without) or off (nothing).",
@@ -292,12 +304,19 @@ struct Options: ParsableArguments {
           "--guest-mac and --mac exclude each other: the first --mac is the guest's address")
       }
     }
+    if bulkLane == .packet && !offloads.contains(.checksum)
+      || bulkLane == .packet && offloads.isDisjoint(with: [.tso, .uso])
+    {
+      throw ValidationError(
+        "--bulk-lane=packet has no meaning with --disable-offload=\(disabledOffloads): the guest cuts "
+          + "its packets itself; leave one of them out")
+    }
     if case .interface = port {
     } else {
       let inapplicable = [
         ("--mac", !addresses.isEmpty), ("--dedicated", dedicated), ("--xdp-mode", xdpMode != nil),
         ("--copy-mode", copyMode != nil), ("--no-promiscuous", noPromiscuous), ("--force", force),
-        ("--prefer-busy-poll", preferBusyPoll),
+        ("--prefer-busy-poll", preferBusyPoll), ("--bulk-lane", bulkLane != nil),
       ]
       if let (option, _) = inapplicable.first(where: \.1) {
         throw ValidationError(

@@ -39,6 +39,9 @@ int clinux_interface_speed(int socket, const char *name, uint32_t *speed, uint8_
 /* ETHTOOL_GTXCSUM: 1 if frames are sent with the checksum left to the hardware, else 0. */
 int clinux_interface_defers_checksum(int socket, const char *name);
 
+/* ETHTOOL_GTSO: 1 if large TCP packets are left to the interface to cut, else 0. */
+int clinux_interface_segments_tcp(int socket, const char *name);
+
 /* A packet socket that receives nothing and keeps interface `index` promiscuous until it is
  * closed. */
 int clinux_promiscuous_socket(int index);

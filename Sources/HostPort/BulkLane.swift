@@ -1,0 +1,59 @@
+// The bulk lane: packets that are to be cut leave uncut, beside the frames.
+//
+// A packet of up to 64 KiB costs one system call and the kernel's one copy, where its segments would
+// cost a frame, a descriptor and, in copy mode, an skb each.  Whoever is better at it cuts: the card,
+// or the kernel at the last moment before the driver, or nobody if it goes to another network
+// namespace of this host.
+
+/// How a port queue takes packets uncut.
+public struct BulkLane: Equatable, Sendable {
+  /// Packets of fewer segments leave at less cost as frames.
+  public var leastSegments: Int
+  /// Largest segment, in bytes from the IP header on: nobody behind the lane looks at that.
+  public var mtu: Int
+
+  public init(leastSegments: Int = 2, mtu: Int) {
+    self.leastSegments = leastSegments
+    self.mtu = mtu
+  }
+}
+
+/// What a port queue says to a packet that is to leave uncut.
+public enum BulkOutcome: Equatable, Sendable {
+  /// Done with: it has left, or it was lost and the port has counted that.
+  case taken
+  /// Come again: nothing was taken, and there is no room now.
+  case wait
+  /// Cut it yourself: it may not leave by the lane, or not now.
+  case cut
+}
+
+/// `--bulk-lane`: whether large packets may leave uncut.
+public enum BulkLaneChoice: String, CaseIterable, Sendable {
+  /// Where that is known to be cheaper.
+  case auto
+  /// By packet socket.
+  case packet
+  /// Never.
+  case off
+}
+
+extension BulkLaneChoice {
+  /// Whether a queue gets a lane, and why.
+  ///
+  /// A zero-copy queue sends a frame for a tenth of what it costs in copy mode, so the daemon's own
+  /// cutting comes near the kernel's price for a large packet, while single frames that have to follow
+  /// one by the lane cost ten times theirs.  What prevails depends on card and guest, hence not by
+  /// itself.
+  func decide(segmentsTCP: Bool, zeroCopy: Bool) -> (isWanted: Bool, reason: String) {
+    switch self {
+    case .off: (false, "by --bulk-lane=off")
+    case .packet where segmentsTCP: (true, "the interface segments TCP")
+    case .packet: (true, "by --bulk-lane=packet: the kernel segments, the interface does not")
+    case .auto where zeroCopy:
+      (false, "zero-copy sends segments at little cost; --bulk-lane=packet to compare")
+    case .auto where !segmentsTCP: (false, "the interface does not segment TCP")
+    case .auto: (true, "the interface segments TCP")
+    }
+  }
+}

@@ -1,0 +1,79 @@
+// The other way out of an AF_XDP queue: a packet socket on the same interface.
+//
+// While packets of this lane are on their way, frames of the queue follow them by the same socket, in
+// line with those that it did not take at once.
+import AFXDP
+import Linux
+import SharedRing
+
+struct PacketLane: ~Copyable {
+  /// How long what queueing discipline or device drop is offered again; milliseconds.
+  static let patience: UInt64 = 100
+
+  /// Frames that wait for the socket; in packets.
+  let waiting: FrameBatch
+  private let packet: GatheredPacket
+  private let fd: CInt
+  private let headerLength: Int
+  let state = HotState(State())
+  /// Keeps `fd` open.
+  private let socket: PacketSocket?
+
+  struct State {
+    /// Packets may be on their way in this lane: none is in the other one.
+    var isInUse = false
+    /// Since when everything is dropped; 0: something was taken.
+    var droppedSince: UInt64 = 0
+  }
+
+  /// - Parameters:
+  ///   - socket: nil: there is no lane, and it is never in use.
+  ///   - frames: that may wait.
+  init(_ socket: PacketSocket?, frames: Int, framesPerPacket: Int) {
+    fd = socket?.raw ?? -1
+    headerLength = socket?.headerLength ?? 0
+    waiting = FrameBatch(capacity: socket == nil ? 1 : frames)
+    packet = GatheredPacket(capacity: framesPerPacket)
+    self.socket = socket
+  }
+
+  var exists: Bool { fd >= 0 }
+
+  var isInUse: Bool {
+    @inline(__always) get { state.value.isInUse }
+    @inline(__always) nonmutating set { state.value.isInUse = newValue }
+  }
+
+  /// Frames may go by the other lane again: everything that was sent in this one has left.
+  func isLeft() -> Bool {
+    if waiting.count > 0 || PacketSocket.isBusy(fd) { return false }
+    isInUse = false
+    return true
+  }
+
+  func send(_ packet: borrowing GatheredPacket) -> PacketSendOutcome {
+    let outcome = PacketSocket.send(packet, by: fd, headerLength: headerLength)
+    if outcome == .sent { state.value.droppedSince = 0 }
+    return outcome
+  }
+
+  /// Sends the packet of the waiting frames from `first` on; `end` becomes the end of it.
+  func send(from first: Int, end: inout Int) -> PacketSendOutcome {
+    packet.removeAll()
+    end = first
+    while end < waiting.count {
+      let frame = unsafe waiting[end]
+      guard unsafe packet.append(frame.data, count: Int(frame.length)) else { break }
+      end &+= 1
+      if unsafe !frame.continues { break }
+    }
+    return send(packet)
+  }
+
+  /// Whether a packet that was dropped is to be offered again.
+  func isPatient() -> Bool {
+    let now = MonotonicClock.milliseconds
+    if state.value.droppedSince == 0 { state.value.droppedSince = now }
+    return now &- state.value.droppedSince < PacketLane.patience
+  }
+}

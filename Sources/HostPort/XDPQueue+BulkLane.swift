@@ -1,0 +1,104 @@
+// Two lanes to one interface: frames by the AF_XDP socket, packets that are to be cut by a packet
+// socket.
+//
+// Nothing may overtake what went before it.  AF_XDP's frames go to the driver past every queueing
+// discipline, and to another hardware queue perhaps.  So a queue is in one lane at a time, and changes
+// only when the one it leaves is empty: AF_XDP's when every frame has come back by the completion
+// ring, that of the packet socket when it has no byte on its way.  Nobody waits for that: until then a
+// large packet is cut and its segments go as frames, and frames go by the packet socket.
+//
+// The tempting wrong form: to look at the TX ring alone.  What the kernel has taken from it is in the
+// driver's queue, and the packet socket's may be served first.
+import AFXDP
+import Linux
+import SharedRing
+import Synchronization
+
+extension XDPQueue {
+  func sendUncut(_ packet: borrowing GatheredPacket, isRepeatable: Bool) -> BulkOutcome {
+    if !lane.isInUse && !isEmpty() {
+      count(bulkBusy, 1)
+      return .cut
+    }
+    guard sendWaiting() else { return .wait }
+    switch lane.send(packet) {
+    case .sent:
+      lane.isInUse = true
+      count(bulkPackets, 1)
+      return .taken
+    case .full: return .wait
+    case .dropped:
+      if isRepeatable && lane.isPatient() { return .wait }
+      count(deviceRefused, 1)
+      return .taken
+    case .linkDown:
+      count(linkDown, 1)
+      return .taken
+    case .refused:
+      count(bulkRefused, 1)
+      return .cut
+    }
+  }
+
+  /// Whether AF_XDP has no frame on its way.  Those that were handed out are not.
+  private func isEmpty() -> Bool {
+    if hasEveryFrame { return true }
+    _ = flush()
+    let stray = socket.rings.value.reap()
+    if stray > 0 { count(strays, stray) }
+    return hasEveryFrame
+  }
+
+  private var hasEveryFrame: Bool {
+    socket.rings.value.transmitFrames.count &+ Int(link.value.handedOut)
+      == socket.rings.value.transmitFrames.capacity
+  }
+
+  /// As `transmit`, while the lane is in use.
+  @inline(never)
+  func transmitByLane(_ batch: borrowing FrameBatch, count: Int) {
+    for i in 0..<count { unsafe lane.waiting.append(batch[i]) }
+    for i in count..<batch.count {
+      unsafe socket.rings.value.transmitFrames.push(batch[i].token)
+    }
+    link.value.handedOut &-= UInt32(truncatingIfNeeded: batch.count)
+    batch.removeAll()
+    _ = sendWaiting()
+  }
+
+  /// Sends the frames that wait for the packet socket, as many as it takes; returns whether that was
+  /// all of them.  Their number is bounded by the transmit budget, and a guest without frames waits.
+  @inline(never)
+  func sendWaiting() -> Bool {
+    var done = 0
+    var end = 0
+    loop: while done < lane.waiting.count {
+      switch lane.send(from: done, end: &end) {
+      case .sent: count(bulkFrames, 1)
+      case .full: break loop
+      case .dropped:
+        if lane.isPatient() { break loop }
+        count(deviceRefused, 1)
+      case .linkDown: count(linkDown, 1)
+      case .refused: count(deviceRefused, 1)
+      }
+      for i in done..<end {
+        unsafe socket.rings.value.transmitFrames.push(lane.waiting[i].token)
+      }
+      done = end
+    }
+    if done > 0 { lane.waiting.removeFirst(done) }
+    return lane.waiting.count == 0
+  }
+
+  /// Of the lane; none without one.
+  var laneCounters: [(name: String, value: UInt64)] {
+    guard lane.exists else { return [] }
+    return [
+      ("bulk_packets", bulkPackets.load(ordering: .relaxed)),
+      ("bulk_frames", bulkFrames.load(ordering: .relaxed)),
+      ("bulk_busy", bulkBusy.load(ordering: .relaxed)),
+      ("bulk_refused", bulkRefused.load(ordering: .relaxed)),
+    ]
+  }
+}
