@@ -108,8 +108,8 @@ var targets: [Target] = [
   tests(
     "VirtioNet",
     [
-      "GuestDriver", "RuntimeCounters", "CLinux", "VhostUser", "Virtqueue", "HostPort", "Packet",
-      "GuestMemory", "SharedRing", "Linux",
+      "GuestDriver", "RuntimeCounters", "CLinux", "VhostUser", "Virtqueue", "HostPort", "AFXDP",
+      "Packet", "GuestMemory", "SharedRing", "Linux",
     ]),
   .testTarget(
     name: "DaemonTests",

@@ -15,6 +15,8 @@ struct PacketLane: ~Copyable {
   private let packet: GatheredPacket
   private let fd: CInt
   private let headerLength: Int
+  /// A packet that was dropped has not left in parts: nobody cut it on the way to the device.
+  private let dropsWhole: Bool
   let state = HotState(State())
   /// Keeps `fd` open.
   private let socket: PacketSocket?
@@ -28,11 +30,13 @@ struct PacketLane: ~Copyable {
 
   /// - Parameters:
   ///   - socket: nil: there is no lane, and it is never in use.
+  ///   - deviceCuts: the kernel does not.
   ///   - frames: that may wait.
-  init(_ socket: PacketSocket?, frames: Int, framesPerPacket: Int) {
+  init(_ socket: PacketSocket?, deviceCuts: Bool, frames: Int, framesPerPacket: Int) {
     fd = socket?.raw ?? -1
     headerLength = socket?.headerLength ?? 0
     waiting = FrameBatch(capacity: socket == nil ? 1 : frames)
+    dropsWhole = deviceCuts
     packet = GatheredPacket(capacity: framesPerPacket)
     self.socket = socket
   }
@@ -71,7 +75,9 @@ struct PacketLane: ~Copyable {
   }
 
   /// Whether a packet that was dropped is to be offered again.
-  func isPatient() -> Bool {
+  /// - Parameter isCut: it is not a frame, and would have been cut.
+  func isPatient(isCut: Bool) -> Bool {
+    if isCut && !dropsWhole { return false }
     let now = MonotonicClock.milliseconds
     if state.value.droppedSince == 0 { state.value.droppedSince = now }
     return now &- state.value.droppedSince < PacketLane.patience

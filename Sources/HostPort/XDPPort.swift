@@ -134,6 +134,7 @@ public final class XDPPort: HostPort {
     }
     return XDPQueue(
       socket, program, framesPerPacket: framesPerPacket, packetSocket: packetSocket,
+      deviceCuts: options.segmentsTCP,
       bulkLane: isWanted ? BulkLane(mtu: options.mtu) : nil, bulkReason: reason)
   }
 

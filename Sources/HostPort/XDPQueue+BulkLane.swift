@@ -28,7 +28,7 @@ extension XDPQueue {
       return .taken
     case .full: return .wait
     case .dropped:
-      if isRepeatable && lane.isPatient() { return .wait }
+      if isRepeatable && lane.isPatient(isCut: true) { return .wait }
       count(deviceRefused, 1)
       return .taken
     case .linkDown:
@@ -77,7 +77,7 @@ extension XDPQueue {
       case .sent: count(bulkFrames, 1)
       case .full: break loop
       case .dropped:
-        if lane.isPatient() { break loop }
+        if lane.isPatient(isCut: false) { break loop }
         count(deviceRefused, 1)
       case .linkDown: count(linkDown, 1)
       case .refused: count(deviceRefused, 1)

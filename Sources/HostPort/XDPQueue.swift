@@ -60,10 +60,11 @@ final class XDPQueue: HostPortQueue {
 
   /// - Parameters:
   ///   - packetSocket: with `bulkLane`.
+  ///   - deviceCuts: the interface segments TCP.
   ///   - bulkReason: why there is a bulk lane, or none.
   init(
     _ socket: consuming XDPSocket, _ program: XDPProgram, framesPerPacket: Int,
-    packetSocket: PacketSocket?, bulkLane: BulkLane?, bulkReason: String
+    packetSocket: PacketSocket?, deviceCuts: Bool, bulkLane: BulkLane?, bulkReason: String
   ) {
     index = socket.queue
     self.framesPerPacket = framesPerPacket
@@ -86,7 +87,8 @@ final class XDPQueue: HostPortQueue {
     self.mode = mode
     self.bulkLane = bulkLane
     lane = PacketLane(
-      packetSocket, frames: socket.memory.geometry.transmitChunks.count,
+      packetSocket, deviceCuts: deviceCuts,
+      frames: socket.memory.geometry.transmitChunks.count,
       framesPerPacket: framesPerPacket)
     self.socket = socket
     self.program = program

@@ -25,6 +25,8 @@ public final class ScriptedPort: HostPort {
     public var records = true
     /// A frame of this many bytes is always there to be received (0: only injected ones).
     public var endlessFrameLength = 0
+    /// How it takes packets uncut.
+    public var bulkLane: BulkLane?
     public init() {}
   }
 

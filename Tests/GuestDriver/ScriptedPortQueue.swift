@@ -1,7 +1,7 @@
 // One queue of a scripted port.  A test injects and looks from its own thread while a worker moves
 // frames, hence the lock.
 public import HostPort
-import Linux
+public import Linux
 import Synchronization
 
 @safe
@@ -42,6 +42,8 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
     var transmittedBytes = 0
     var receivedCount = 0
     var flushes = 0
+    var bulkOutcomes: [BulkOutcome] = []
+    var uncut: [(behind: Int, bytes: [UInt8])] = []
     var problems: [String] = []
 
     var waiting: Int { incoming.count - nextIncoming }
@@ -116,7 +118,34 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
   /// What the data path did wrong, in words.
   public var problems: [String] { state.withLock { $0.problems } }
 
+  /// What is said to the next packets that are to leave uncut; to all others: taken.
+  public func setBulkOutcomes(_ outcomes: [BulkOutcome]) {
+    state.withLock { $0.bulkOutcomes = outcomes.reversed() }
+  }
+
+  /// Takes the packets that left uncut since the last time: virtio-net header and packet, and how many
+  /// frames had been given to `transmit` before.
+  public func takeUncut() -> [(behind: Int, bytes: [UInt8])] {
+    state.withLock { state in
+      defer { state.uncut.removeAll() }
+      return state.uncut
+    }
+  }
+
   // MARK: HostPortQueue
+
+  public var bulkLane: BulkLane? { options.bulkLane }
+
+  public func sendUncut(_ packet: borrowing GatheredPacket, isRepeatable: Bool) -> BulkOutcome {
+    let bytes = packet.bytes
+    return state.withLock { state in
+      let outcome = state.bulkOutcomes.popLast() ?? .taken
+      if outcome == .taken {
+        state.uncut.append((state.queued.count + state.transmittedCount, bytes))
+      }
+      return outcome
+    }
+  }
 
   public var descriptor: CInt? { options.endlessFrameLength > 0 ? nil : readable.raw }
   public var isAlwaysReadable: Bool { options.endlessFrameLength > 0 }

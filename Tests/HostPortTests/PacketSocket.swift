@@ -16,6 +16,9 @@ struct PacketSocket: ~Copyable {
       adopting: try checkedCall {
         Glibc.socket(AF_PACKET, CInt(SOCK_RAW.rawValue | SOCK_CLOEXEC.rawValue), 0)
       })
+    // SO_RCVBUFFORCE: some tests look late.
+    var room: CInt = 32 << 20
+    try checkedCall { unsafe setsockopt(opened.raw, SOL_SOCKET, 33, &room, 4) }
     var address = sockaddr_ll()
     address.sll_family = UInt16(AF_PACKET)
     // ETH_P_ALL

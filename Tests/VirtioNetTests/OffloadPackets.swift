@@ -93,6 +93,13 @@ struct OffloadPacket: CustomStringConvertible {
       + "\(payload), segments of \(segmentSize)"
   }
 
+  /// Bytes of the VLAN tags of a frame.
+  static func tagBytes(_ frame: [UInt8]) -> Int {
+    var offset = 12
+    while [[0x88, 0xa8], [0x81, 0x00]].contains(Array(frame[offset..<offset + 2])) { offset += 4 }
+    return offset - 12
+  }
+
   var hexadecimal: String {
     (header + bytes).map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
   }

@@ -15,15 +15,16 @@ struct TransmitFixture {
   let path: TransmitPath
   let headerLength: Int
 
+  /// - Parameter other: the queue that is transmitted by in place of the scripted one.
   init(
     features: VirtioFeatures = [.version1, .ringIndirectDesc], size: Int = 256,
     ram: GuestRAM? = nil, start: UInt16 = 0, isEnabled: Bool = true,
-    port options: ScriptedPort.Options = .init()
+    port options: ScriptedPort.Options = .init(), on other: (any HostPortQueue)? = nil
   ) throws {
     self.ram = try ram ?? GuestRAM(bytes: 8 << 20)
     driver = ringDriver(in: self.ram, size: size, features: features, start: start)
     port = try ScriptedPort(options)
-    queue = try port.openQueue(0)
+    queue = try other ?? port.openQueue(0)
     path = try TransmitPath(
       driver.config(index: 1, memory: try self.ram.memory(), isEnabled: isEnabled), port: queue,
       counters: counters)

@@ -1,0 +1,287 @@
+import AFXDP
+import Glibc
+import Linux
+import Packet
+import Testing
+
+@testable import HostPort
+
+/// A large TCP packet as it is sent uncut: Ethernet, IPv4, TCP, and as much payload.
+private struct LargePacket {
+  let bytes: [UInt8]
+  var header = VirtioNetHeader(low: 0, high: 0)
+
+  init(payload: Int, number: Int = 0) {
+    func word(_ value: Int) -> [UInt8] { [UInt8(value >> 8 & 0xff), UInt8(value & 0xff)] }
+    var ip: [UInt8] = [0x45, 0] + word(40 + payload) + [0, 0, 0x40, 0, 64, 6, 0, 0]
+    ip += [192, 0, 2, 1, 192, 0, 2, 2]
+    let tcp = word(1) + word(2) + word(number >> 16) + word(number) + [0, 0, 0, 0, 0x50, 0x10, 1, 0]
+    let link = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0] as [UInt8]
+    bytes = link + ip + tcp + [0, 0, 0, 0] + [UInt8](repeating: 0x5a, count: payload)
+    header.flags = 1
+    header.gsoType = 1
+    header.headerLength = 54
+    header.gsoSize = 1400
+    header.checksumStart = 34
+    header.checksumOffset = 16
+  }
+
+  func send(by queue: any HostPortQueue) -> BulkOutcome {
+    let packet = GatheredPacket()
+    let words = header.words
+    packet.removeAll(header: words.low, words.high)
+    return unsafe bytes.withUnsafeBytes {
+      _ = unsafe packet.append($0.baseAddress!, count: 54)
+      _ = unsafe packet.append($0.baseAddress! + 54, count: bytes.count - 54)
+      return queue.sendUncut(packet, isRepeatable: true)
+    }
+  }
+}
+
+private func bulkOptions(_ interface: XDPInterface) -> XDPPortOptions {
+  var options = options(interface)
+  options.bulkLane = .auto
+  options.segmentsTCP = true
+  return options
+}
+
+/// The queueing discipline of a slow link, which holds so many bytes.
+private func slowDown(_ interface: XDPInterface, holding bytes: Int) {
+  #expect(
+    run("tc qdisc add dev \(interface.name) root tbf rate 20mbit burst 70000 limit \(bytes)"))
+}
+
+/// Ten reserved frames, filled with 1,500 bytes each.
+private func tenFrames(of queue: any HostPortQueue) -> FrameBatch {
+  let batch = FrameBatch()
+  queue.reserve(10, into: batch)
+  for number in 0..<10 { #expect(batch.write(frame(size: 1500, number: number), at: number) == 1) }
+  return batch
+}
+
+extension OnInterfaces {
+  @Suite struct BulkLaneTests {
+    @Test("over a veth a large packet arrives as it left, behind the frames before it")
+    func uncut() throws {
+      try PrivateNetwork.withVeth { a, b in
+        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
+        let kernel = try PacketSocket(b)
+        #expect(queue.bulkLane == BulkLane(mtu: 1500))
+        #expect(queue.mode.contains("; bulk lane: packet (the interface segments TCP)"))
+        let batch = FrameBatch()
+        var got: [[UInt8]] = []
+        for number in 0..<20 {
+          // Nobody has called the kernel for them yet.
+          queue.reserve(3, into: batch)
+          for i in 0..<3 { #expect(batch.write(frame(number: i), at: i) == 1) }
+          queue.transmit(batch, count: 3)
+          #expect(LargePacket(payload: 60000, number: number).send(by: queue) == .taken)
+          queue.send([frame(number: 4)])
+          if number % 5 == 4 { got += kernel.collect() }
+        }
+        #expect(got.map(\.count) == (0..<20).flatMap { _ in [60, 60, 60, 60054, 60] })
+        #expect(queue.statistics["bulk_packets"] == 20)
+        #expect(queue.statistics["bulk_busy"] == 0)
+      }
+    }
+
+    @Test("what the kernel does not take is left to the caller to cut")
+    func refused() throws {
+      try PrivateNetwork.withVeth { a, _ in
+        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
+        var packet = LargePacket(payload: 3000)
+        packet.header.checksumStart = 60000
+        #expect(packet.send(by: queue) == .cut)
+        #expect(queue.statistics["bulk_refused"] == 1)
+        #expect(LargePacket(payload: 3000).send(by: queue) == .taken)
+      }
+    }
+
+    @Test("while frames of the other lane are on their way a packet is left to the caller to cut")
+    func busy() throws {
+      try PrivateNetwork.withVeth { a, b in
+        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
+        // Their skbs stay with a socket that nobody reads.
+        let kernel = try PacketSocket(b)
+        queue.send([frame(number: 1)])
+        let outcome = LargePacket(payload: 3000).send(by: queue)
+        let busy = queue.statistics["bulk_busy"] ?? 0
+        #expect(outcome == .taken && busy == 0 || outcome == .cut && busy == 1)
+        _ = kernel.collect()
+        #expect(LargePacket(payload: 3000).send(by: queue) == .taken)
+      }
+    }
+
+    @Test("a slow interface makes packets and frames wait, and gives back what they lie in")
+    func slow() throws {
+      try PrivateNetwork.withVeth { a, b in
+        slowDown(a, holding: 300_000)
+        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
+        let kernel = try PacketSocket(b)
+        var taken = 0
+        while taken < 100, LargePacket(payload: 60000, number: taken).send(by: queue) == .taken {
+          taken += 1
+        }
+        #expect((3...10).contains(taken), "\(taken)")
+        var small = 0
+        while LargePacket(payload: 3000, number: small).send(by: queue) == .taken { small += 1 }
+        queue.transmit(tenFrames(of: queue), count: 10)
+        // Nothing overtakes what waits, and its frames are nobody else's.
+        #expect(queue.flush())
+        #expect(LargePacket(payload: 60000).send(by: queue) == .wait)
+        while queue.flush() { usleep(1000) }
+        while LargePacket(payload: 60000).send(by: queue) == .wait { usleep(1000) }
+        var got: [[UInt8]] = []
+        while got.count < taken + small + 11 {
+          let more = kernel.collect()
+          if more.isEmpty { break }
+          got += more
+        }
+        let expected = [(60054, taken), (3054, small), (1500, 10), (60054, 1)]
+        #expect(got.map(\.count) == expected.flatMap { [Int](repeating: $0.0, count: $0.1) })
+        #expect(queue.freeTransmitFrames(expecting: 1024) == 1024)
+        #expect(queue.statistics["bulk_frames"] == 10)
+        #expect(queue.statistics["device_refused"] == 0)
+        // Both have left: frames go by AF_XDP again.
+        queue.send([frame(number: 11)])
+        #expect(queue.statistics["bulk_frames"] == 10)
+      }
+    }
+
+    @Test("what a device refuses for long is given up and counted")
+    func refusing() throws {
+      try PrivateNetwork.withVeth { a, _ in
+        // It holds less than the packet.
+        slowDown(a, holding: 30_000)
+        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
+        var tries = 0
+        while LargePacket(payload: 60000).send(by: queue) == .wait {
+          tries += 1
+          usleep(1000)
+        }
+        #expect((10...110).contains(tries), "\(tries)")
+        #expect(queue.statistics["device_refused"] == 1)
+        #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
+        #expect(queue.statistics["device_refused"] == 2)
+      }
+    }
+
+    @Test("where the kernel cuts, a part may have left: what is refused is not offered again")
+    func notRepeatable() throws {
+      try PrivateNetwork.withVeth { a, _ in
+        slowDown(a, holding: 30_000)
+        var cutting = bulkOptions(a)
+        cutting.bulkLane = .packet
+        cutting.segmentsTCP = false
+        let queue = try XDPPort(cutting).openQueue(0)
+        #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
+        #expect(queue.statistics["device_refused"] == 1)
+      }
+    }
+
+    @Test("a guest does not stop while the link is down, and goes on when it is up")
+    func linkDown() throws {
+      try PrivateNetwork.withVeth { a, b in
+        slowDown(a, holding: 300_000)
+        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
+        let kernel = try PacketSocket(b)
+        var taken = 0
+        while LargePacket(payload: 60000, number: taken).send(by: queue) == .taken { taken += 1 }
+        while LargePacket(payload: 3000).send(by: queue) == .taken {}
+        queue.transmit(tenFrames(of: queue), count: 10)
+        #expect(queue.flush())
+        run("ip link set axt0 down")
+        #expect(!queue.flush())
+        let lost = (queue.statistics["link_down"] ?? 0) + (queue.statistics["bulk_frames"] ?? 0)
+        #expect(lost == 10)
+        let before = queue.statistics["link_down"] ?? 0
+        for _ in 0..<5 { #expect(LargePacket(payload: 60000).send(by: queue) == .taken) }
+        #expect(queue.statistics["link_down"] == before + 5)
+        #expect(queue.freeTransmitFrames(expecting: 1024) == 1024)
+        run("ip link set axt0 up")
+        _ = kernel.collect()
+        queue.send([frame(number: 77)])
+        #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
+        #expect(kernel.collect().map(\.count) == [60, 60054])
+      }
+    }
+
+    @Test("an end without its other end takes packets, which are lost, and an interface that is gone")
+    func gone() throws {
+      try PrivateNetwork.withVeth { a, _ in
+        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
+        run("ip link set axt1 down")
+        usleep(50_000)
+        for _ in 0..<200 {
+          var tries = 0
+          while LargePacket(payload: 60000).send(by: queue) == .wait, tries < 300 {
+            tries += 1
+            usleep(1000)
+          }
+          #expect(tries < 300)
+        }
+        run("ip link del axt0")
+        #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
+        #expect((queue.statistics["link_down"] ?? 0) >= 1)
+      }
+    }
+
+    @Test("its socket receives nothing and goes with the queue")
+    func descriptors() throws {
+      try PrivateNetwork.withVeth { a, b in
+        func open() -> Int { openDescriptors() }
+        let before = open()
+        for _ in 0..<5 {
+          let port = try XDPPort(bulkOptions(a))
+          let queue = try port.openQueue(0)
+          #expect(LargePacket(payload: 3000).send(by: queue) == .taken)
+          usleep(20_000)
+        }
+        var after = open()
+        for _ in 0..<100 where after > before {
+          usleep(10_000)
+          after = open()
+        }
+        #expect(after <= before)
+        let lane = try Linux.PacketSocket(interfaceIndex: Int(a.index))
+        let far = try XDPPort(options(b)).openQueue(0)
+        far.send([frame(number: 1)])
+        var byte: UInt8 = 0
+        #expect(unsafe recv(lane.raw, &byte, 1, CInt(MSG_DONTWAIT)) < 0 && errno == EAGAIN)
+        #expect(fcntl(lane.raw, F_GETFD) & FD_CLOEXEC != 0)
+      }
+    }
+
+    @Test("a lane is there where it is cheaper, or asked for, and the queue says why")
+    func choice() throws {
+      func decide(_ choice: BulkLaneChoice, _ segmentsTCP: Bool, _ zeroCopy: Bool) -> String {
+        let (isWanted, reason) = choice.decide(segmentsTCP: segmentsTCP, zeroCopy: zeroCopy)
+        return "\(isWanted ? "packet" : "off"): \(reason)"
+      }
+      #expect(decide(.auto, true, false) == "packet: the interface segments TCP")
+      #expect(decide(.auto, false, false) == "off: the interface does not segment TCP")
+      #expect(decide(.auto, true, true).hasPrefix("off: zero-copy"))
+      #expect(decide(.off, true, false) == "off: by --bulk-lane=off")
+      for zeroCopy in [true, false] {
+        #expect(decide(.packet, true, zeroCopy).hasPrefix("packet: "))
+        #expect(decide(.packet, false, zeroCopy).contains("the kernel segments"))
+      }
+      try PrivateNetwork.withVeth { a, _ in
+        var without = bulkOptions(a)
+        without.segmentsTCP = false
+        let queue = try XDPPort(without).openQueue(0)
+        #expect(queue.bulkLane == nil)
+        #expect(queue.mode.contains("; bulk lane: off (the interface does not segment TCP)"))
+        #expect(queue.statistics["bulk_packets"] == nil)
+      }
+    }
+  }
+}
+
+private func openDescriptors() -> Int {
+  guard let directory = unsafe opendir("/proc/self/fd") else { return 0 }
+  defer { unsafe closedir(directory) }
+  var count = 0
+  while unsafe readdir(directory) != nil { count += 1 }
+  return count
+}
