@@ -23,7 +23,8 @@ extension Interface {
       name: name, index: link.index, isEthernet: link.type == Link.ethernet, isUp: link.isUp,
       hasCarrier: link.hasCarrier, mtu: link.mtu, hardwareAddress: link.address, driver: driver,
       bus: bus, receiveQueues: ethtool.receiveQueues(of: name, allocated: link.receiveQueues),
-      stripsVLAN: ethtool.stripsVLAN(name), segmentsTCP: ethtool.segmentsTCP(name), speed: speed, isFullDuplex: isFullDuplex,
+      stripsVLAN: ethtool.stripsVLAN(name), segmentsTCP: ethtool.segmentsTCP(name), speed: speed,
+      isFullDuplex: isFullDuplex,
       numaNode: numaNode(bus: bus),
       hostUses: try hostUses(of: link, among: links, netlink),
       peer: try peer(of: link, among: links, netlink, ethtool))

@@ -104,9 +104,10 @@ public struct Segmentation: Equatable, Sendable {
     let isTCP = headers.transport == FrameHeaders.tcp
     var type: UInt8 = !isTCP ? 5 : headers.network == .ipv4 ? 1 : 4
     // CWR: a card must take it out of the segments that follow.
-    if isTCP, unsafe template.load(fromByteOffset: headers.transportStart + 13, as: UInt8.self) >= 0x80
-    {
-      type |= VirtioNetHeader.gsoECN
+    if isTCP {
+      let flags = unsafe template.load(
+        fromByteOffset: headers.transportStart + 13, as: UInt8.self)
+      if flags & 0x80 != 0 { type |= VirtioNetHeader.gsoECN }
     }
     var header = VirtioNetHeader(low: 0, high: 0)
     header.flags = VirtioNetHeader.needsChecksum

@@ -55,6 +55,18 @@ struct InterfaceTests {
       return try Interface.read("dmn0")
     }
     #expect(veth?.peer?.leavesChecksums == false)
+    #expect(veth?.segmentsTCP == true)
+  }
+
+  @Test("an interface that cuts large packets is told from one that does not")
+  func segmentation() throws {
+    let found = try NetworkNamespace.run {
+      try run("ip link add dmn0 type veth peer name dmn1")
+      let before = try Interface.read("dmn0")?.segmentsTCP
+      try run("ethtool -K dmn0 tso off")
+      return [before, try Interface.read("dmn0")?.segmentsTCP]
+    }
+    #expect(found == [true, false])
   }
 
   @Test("a peer in another namespace is asked there", arguments: [true, false])

@@ -29,7 +29,7 @@ struct OptionsTests {
     #expect(options.xdpMode == nil && options.copyMode == nil && options.cpus.cpus.isEmpty)
     #expect(options.logLevel == .info)
     #expect(options.polling.mode == .adaptive && options.polling.budget == 50)
-    #expect(!options.preferBusyPoll)
+    #expect(!options.preferBusyPoll && options.bulkLane == nil)
   }
 
   @Test("every option is taken, with = or a space")
@@ -38,7 +38,7 @@ struct OptionsTests {
       "--socket-path", "s", "--interface", "eth1", "--queues=4", "--mac=52:54:00:12:34:56",
       "--mac=52-54-00-12-34-57", "--client", "--xdp-mode=skb", "--copy-mode=zero-copy",
       "--no-promiscuous", "--force", "--cpus=2,4-7,3", "--log-level=debug", "--poll=adaptive",
-      "--poll-budget=200", "--prefer-busy-poll")
+      "--poll-budget=200", "--prefer-busy-poll", "--bulk-lane=packet")
     #expect(options.queuePairs == 4)
     #expect(
       options.addresses.map(\.description) == ["52:54:00:12:34:56", "52:54:00:12:34:57"])
@@ -47,6 +47,7 @@ struct OptionsTests {
     #expect(options.cpus.cpus == [2, 3, 4, 5, 6, 7])
     #expect(options.logLevel == .debug)
     #expect(options.polling.budget == 200 && options.preferBusyPoll)
+    #expect(options.bulkLane == .packet)
   }
 
   @Test("who may connect is told by number or name")
@@ -106,6 +107,16 @@ struct OptionsTests {
       (["--fd=3", "--interface=eth1", "--poll-budget=10001"], "--poll=sleep"),
       (["--fd=3", "--interface=eth1", "--poll=busy", "--poll-budget=9"], "no meaning"),
       (["--fd=3", "--interface=null:", "--prefer-busy-poll"], "--prefer-busy-poll"),
+      (["--fd=3", "--interface=eth1", "--bulk-lane=on"], "'packet'"),
+      (["--fd=3", "--interface=null:", "--bulk-lane=off"], "--bulk-lane has no meaning"),
+      (
+        ["--fd=3", "--interface=eth1", "--bulk-lane=packet", "--disable-offload=csum"],
+        "no meaning"
+      ),
+      (
+        ["--fd=3", "--interface=eth1", "--bulk-lane=packet", "--disable-offload=tso,uso"],
+        "the guest cuts its packets itself"
+      ),
       (["--fd=3", "--interface=eth1", "--queues=129"], "1 to 128"),
       (["--fd=3", "--interface=eth1", "--dedicated", "--mac=02:00:00:00:00:01"], "exclude"),
       (["--fd=3", "--interface=eth1", "--mac=01:00:5e:00:00:01"], "unicast"),
@@ -169,6 +180,7 @@ struct OptionsTests {
     for option in [
       "socket-path", "fd", "client", "interface", "queues", "mac", "dedicated", "xdp-mode",
       "copy-mode", "no-promiscuous", "force", "cpus", "log-level", "print-capabilities", "version",
+      "bulk-lane",
     ] {
       #expect(text.contains("--\(option)"))
     }

@@ -18,7 +18,8 @@ struct UncutPacketTests {
     var options = ScriptedPort.Options()
     options.transmitFrames = 600
     options.bulkLane = lane
-    return try TransmitFixture(features: all, size: size, ram: GuestRAM(bytes: 64 << 20), port: options)
+    return try TransmitFixture(
+      features: all, size: size, ram: GuestRAM(bytes: 64 << 20), port: options)
   }
 
   private static func packet(
