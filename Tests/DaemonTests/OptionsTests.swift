@@ -1,5 +1,6 @@
 // The command line as people and management layers write it.
 import AFXDP
+import HostPort
 import Logging
 import Packet
 import Testing
