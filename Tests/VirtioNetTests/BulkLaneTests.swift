@@ -4,6 +4,7 @@ import AFXDP
 import Glibc
 import GuestDriver
 import HostPort
+import RuntimeCounters
 import Testing
 import VirtioNet
 import Virtqueue
@@ -83,6 +84,37 @@ struct BulkLaneTests {
       #expect(refused * 100 <= packets.count, "the kernel takes nearly every packet")
       #expect(scene.counter("bulk_busy") == 0)
       #expect(scene.counter("device_refused") == 0)
+    }
+  }
+
+  @Test(
+    "large packets and the frames behind them retain, release and allocate nothing",
+    .enabled(if: runtime_counters_optimised()))
+  func runtimeCosts() throws {
+    try VethPair.with(
+      segmentsTCP: true, "tc qdisc add dev blk0 root tbf rate 300mbit burst 70kb limit 200kb"
+    ) { pair in
+      let scene = try Scene(pair)
+      var generator = SeededGenerator(seed: 34)
+      var stream = Stream()
+      for round in 0..<30 {
+        for _ in 0..<3 {
+          scene.fixture.offer(stream.next(30000, segmentSize: 1400), pieces: 5, using: &generator)
+          scene.fixture.offer(stream.next(300), using: &generator)
+        }
+        runtime_counters_start()
+        for _ in 0..<10 {
+          _ = scene.fixture.path.run()
+          _ = scene.fixture.queue.flush()
+        }
+        let counts = runtime_counters_stop()
+        #expect(counts.retains == 0 && counts.releases == 0, "round \(round): \(counts)")
+        #expect(counts.objects == 0 && counts.mallocs == 0 && counts.accesses == 0, "\(counts)")
+        // 22 segments each, and the frames.
+        #expect(scene.collect(69).count == 69)
+        _ = try scene.fixture.driver.allUsed()
+      }
+      #expect(scene.counter("bulk_packets") == 90 && scene.counter("bulk_frames") > 20)
     }
   }
 

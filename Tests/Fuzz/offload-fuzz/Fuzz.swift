@@ -55,6 +55,14 @@ func run(_ input: UnsafeRawBufferPointer) {
     require(again == headers, "other headers than the packet's")
   }
   require(payload == plan.payloadLength, "segments do not add up")
+  guard plan.fitsUncut else { return }
+  // What leaves uncut must still be the same packet to whoever cuts it.
+  unsafe plan.writeUncutHeaders(from: copy, to: target)
+  let own = unsafe plan.uncutHeader(copy)
+  let again = unsafe FrameHeaders(target, count: plan.headerLength)
+  require(again == headers, "other headers than the packet's, uncut")
+  require(
+    Segmentation(own, of: headers, length: packet.count) == plan, "another plan, uncut")
 }
 
 @main struct Fuzz {
