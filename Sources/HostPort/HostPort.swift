@@ -76,7 +76,8 @@ public protocol HostPortQueue: AnyObject, Sendable {
   /// Appends received frames to `batch`, which has room for a packet, until no further packet fits
   /// or none wait; refills the fill ring.
   func receive(into batch: borrowing FrameBatch)
-  /// Takes received frames back: all frames of `batch`, which is emptied.
+  /// Takes received frames back: all frames of `batch`, which is emptied.  By their tokens: what is
+  /// in them may have been changed, as may `data`, `length` and the order in which they came.
   func recycle(_ batch: borrowing FrameBatch)
 
   /// Appends at most `most` empty frames to `batch`; fewer (or none) when the transmit budget is

@@ -185,7 +185,8 @@ public struct ReceivedSegment: Sendable, BitwiseCopyable {
   /// Others may follow it in a merged packet.
   @inlinable @inline(__always)
   public func mayLead(_ wanted: MergeKinds) -> Bool {
-    let unfit: UInt8 = ReceivedSegment.finish | ReceivedSegment.synchronize
+    let unfit: UInt8 =
+      ReceivedSegment.finish | ReceivedSegment.synchronize
       | ReceivedSegment.reset | ReceivedSegment.push | ReceivedSegment.urgent
     return payloadLength > 0 && flags & unfit == 0
       && (flags & ReceivedSegment.congestionWindowReduced == 0 || wanted.contains(.ecn))
@@ -195,7 +196,8 @@ public struct ReceivedSegment: Sendable, BitwiseCopyable {
   @inlinable
   public var mayFollow: Bool {
     @inline(__always) get {
-      let unfit: UInt8 = ReceivedSegment.finish | ReceivedSegment.synchronize
+      let unfit: UInt8 =
+        ReceivedSegment.finish | ReceivedSegment.synchronize
         | ReceivedSegment.reset | ReceivedSegment.urgent
         | ReceivedSegment.congestionWindowReduced
       return payloadLength > 0 && flags & unfit == 0

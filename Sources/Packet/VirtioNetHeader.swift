@@ -97,13 +97,4 @@ public struct VirtioNetHeader: Equatable, Sendable {
   /// - Parameter isVerified: its checksum was found right (DATA_VALID).
   @inlinable @inline(__always)
   public static func receivedHead(isVerified: Bool) -> UInt64 { isVerified ? 2 : 0 }
-
-  /// As `init(low:high:)` takes it.
-  public var words: (low: UInt64, high: UInt32) {
-    (
-      UInt64(flags) | UInt64(gsoType) << 8 | UInt64(headerLength) << 16 | UInt64(gsoSize) << 32
-        | UInt64(checksumStart) << 48,
-      UInt32(checksumOffset) | UInt32(bufferCount) << 16
-    )
-  }
 }

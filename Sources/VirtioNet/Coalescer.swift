@@ -152,7 +152,8 @@ package struct Coalescer: ~Copyable {
       let step: Run.Step
       if identification == run.identification &+ 1 {
         step = .next
-      } else if unsafe identification == run.identification && segment.isUnfragmentable(frame.data) {
+      } else if unsafe identification == run.identification && segment.isUnfragmentable(frame.data)
+      {
         step = .same
       } else {
         return .refused

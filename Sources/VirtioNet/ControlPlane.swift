@@ -74,10 +74,10 @@ final class ControlPlane {
     return mode
   }
 
-  /// The offloads on receive that the driver has chosen.
+  /// The offloads on receive that the driver takes, of those that it negotiated.  What it chose on
+  /// another host counts at once: the rings of packets may start before the control queue.
   var guestOffloads: VirtioFeatures {
-    hasRun && features.contains(.ctrlGuestOffloads)
-      ? state.guestOffloads ?? .guestOffloads : .guestOffloads
+    features.contains(.ctrlGuestOffloads) ? state.guestOffloads ?? .guestOffloads : .guestOffloads
   }
 
   func configuration(queuePairs: Int, portMTU: Int) -> NetConfiguration {

@@ -34,7 +34,7 @@ public final class NetDevice: Device {
   /// What the workers filter by.
   private var receiveMode: ReceiveMode?
   /// What drivers take, of what they negotiated.
-  private var guestOffloads = VirtioFeatures.guestOffloads
+  private(set) var guestOffloads = VirtioFeatures.guestOffloads
   /// Why rings do not run, as it was logged.
   private var refusals: [Int: String] = [:]
   private let placement: Placement
@@ -158,7 +158,9 @@ public final class NetDevice: Device {
   /// For the rings it is in their configuration.
   public func negotiate(_ features: VirtioFeatures) {
     refusals = [:]
-    control?.features = features
+    guard let control else { return }
+    control.features = features
+    setGuestOffloads(control.guestOffloads)
   }
 
   public func startQueue(_ config: VirtqueueConfig) {

@@ -247,8 +247,9 @@ package final class ReceivePath {
     let header = header(of: batch, first)
     buffers.writeHeader(
       low: header.low,
-      high: header.high | VirtioNetHeader.receivedTail(
-        bufferCount: UInt16(truncatingIfNeeded: count)),
+      high: header.high
+        | VirtioNetHeader.receivedTail(
+          bufferCount: UInt16(truncatingIfNeeded: count)),
       length: headerLength)
     var place = DeviceWritableBuffers.Place()
     buffers.skip(headerLength, from: &place)

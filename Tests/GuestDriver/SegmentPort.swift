@@ -75,7 +75,8 @@ final class SegmentQueue: HostPortQueue, @unchecked Sendable {
     var transport = word(5201) + word(isTCP ? 40000 : 40000 + number)
     if isTCP {
       let sequence = number * (length - 20)
-      transport += word(sequence >> 16) + word(sequence) + [0, 0, 0, 1, 0x50, 0x10, 1, 1, 0, 0, 0, 0]
+      transport +=
+        word(sequence >> 16) + word(sequence) + [0, 0, 0, 1, 0x50, 0x10, 1, 1, 0, 0, 0, 0]
     } else {
       transport += word(length) + [0, 0]
     }

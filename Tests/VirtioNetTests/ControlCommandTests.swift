@@ -39,7 +39,8 @@ struct ControlCommandTests {
     #expect(outcome([3, 0]) == .success(.announced))
     #expect(outcome([4, 0, 2, 1]) == .success(.queuePairs(258)))
     #expect(
-      outcome([5, 0, 0x82, 0, 0, 0, 0, 0, 0, 0]) == .success(.guestOffloads([.guestCsum, .guestTSO4])))
+      outcome([5, 0, 0x82, 0, 0, 0, 0, 0, 0, 0])
+        == .success(.guestOffloads([.guestCsum, .guestTSO4])))
     #expect(outcome([5, 0, 0, 0, 0, 0, 0, 0, 0, 0]) == .success(.guestOffloads([])))
   }
 
@@ -69,7 +70,8 @@ struct ControlCommandTests {
     #expect(outcome([1, 1, 0, 0, 0, 0, 0, 0]) == .failure(.wrongValue))
     #expect(outcome([1, 0, 1, 0, 0, 0] + group.bytes + [0, 0, 0, 0]) == .failure(.wrongValue))
     #expect(outcome([1, 0, 0, 0, 0, 0, 1, 0, 0, 0] + one.bytes) == .failure(.wrongValue))
-    #expect(outcome([5, 0, 0, 1, 0, 0, 0, 0, 0, 0]) == .failure(.wrongValue), "TSO6: not negotiated")
+    #expect(
+      outcome([5, 0, 0, 1, 0, 0, 0, 0, 0, 0]) == .failure(.wrongValue), "TSO6: not negotiated")
     #expect(outcome([5, 0, 1, 0, 0, 0, 0, 0, 0, 0]) == .failure(.wrongValue), "not on receive")
   }
 

@@ -174,49 +174,6 @@ struct ControlQueueTests {
     #expect(try guest.command([4, 0, 1, 0]) == error, "not negotiated")
   }
 
-  @Test("offloads that the driver switches off end before it has its answer")
-  func offloads() throws {
-    let guest = try ForwardingGuest()
-    let all: VirtioFeatures = [.guestCsum, .guestTSO4, .guestTSO6, .guestECN]
-    let features = ForwardingGuest.features.union(all).union(.ctrlGuestOffloads)
-    try guest.start(features: features)
-    var generator = SeededGenerator(seed: 1)
-    var flow = WireFlow(.tcp4, using: &generator)
-    /// Lengths of what reaches the guest of two segments.
-    func arrivals() throws -> [Int] {
-      var got: [Int] = []
-      guest.port[0].inject((0..<2).map { _ in flow.next([UInt8](repeating: 7, count: 500)) })
-      let wanted = 2 * flow.headerLength + 1000
-      #expect(
-        try guest.eventually {
-          got += try guest.takeReceived()
-          return got.reduce(0, +) >= wanted - flow.headerLength
-        })
-      return got
-    }
-    func set(_ offloads: VirtioFeatures) throws -> UInt8? {
-      try guest.command([5, 0] + (0..<8).map { UInt8(truncatingIfNeeded: offloads.rawValue >> ($0 * 8)) })
-    }
-    let (one, merged) = (flow.headerLength + 500, flow.headerLength + 1000)
-    #expect(try arrivals() == [merged], "on until the driver says otherwise")
-    #expect(try set([]) == ok)
-    #expect(try arrivals() == [one, one])
-    #expect(try set([.guestCsum, .guestTSO6]) == ok)
-    #expect(try arrivals() == [one, one])
-    #expect(try set([.guestCsum, .guestUSO4]) == error, "not negotiated")
-    #expect(try arrivals() == [one, one])
-    #expect(try guest.onControlThread { $0.controlState?.guestOffloads } == [.guestCsum, .guestTSO6])
-    // A new memory table stops and starts every ring.
-    try guest.front.setMemory(guest.ram)
-    #expect(try arrivals() == [one, one])
-    #expect(try set(all) == ok)
-    #expect(try arrivals() == [merged])
-    #expect(try set([]) == ok)
-    try guest.front.tell(.resetDevice)
-    try guest.start(features: features)
-    #expect(try arrivals() == [merged], "a reset puts it back")
-  }
-
   @Test("commands that are none are answered with an error and change nothing")
   func refused() throws {
     let guest = try ForwardingGuest(pairs: 2)

@@ -1,108 +1,9 @@
 // Received packets that become one.
-import Glibc
 import GuestDriver
 import GuestMemory
-import HostPort
 import Testing
 import VirtioNet
 import Virtqueue
-
-private let merging: VirtioFeatures = [
-  .version1, .mrgRxbuf, .ringIndirectDesc, .guestCsum, .guestTSO4, .guestTSO6, .guestECN,
-  .guestUSO4, .guestUSO6,
-]
-
-private func random(_ count: Int, _ generator: inout SeededGenerator) -> [UInt8] {
-  (0..<count).map { _ in UInt8.random(in: 0...255, using: &generator) }
-}
-
-/// Packets from the wire that are much alike, with everything that may happen to them.
-private struct Wire {
-  var flows: [WireFlow] = []
-  var sizes: [Int] = []
-  var damaged = 0
-  var generator: SeededGenerator
-
-  init(seed: UInt64, kinds: [WireFlow.Kind], flowCount: Int) {
-    generator = SeededGenerator(seed: seed)
-    for number in 0..<flowCount {
-      var flow = WireFlow(
-        kinds.randomElement(using: &generator)!, number: UInt8(number + 1),
-        tags: [0, 0, 1, 2].randomElement(using: &generator)!, using: &generator)
-      switch Int.random(in: 0..<6, using: &generator) {
-      case 0: flow.identificationStep = 0
-      case 1: flow.isUnfragmentable = false
-      case 2: (flow.isUnfragmentable, flow.identificationStep) = (false, 0)
-      case 3: flow.options = []
-      default: break
-      }
-      flows.append(flow)
-      sizes.append([1, 7, 100, 536, 1448, 1400].randomElement(using: &generator)!)
-    }
-  }
-
-  /// The flow of a packet, or a number below 0 if it is of none, and the packet.
-  mutating func next() -> (flow: Int, frame: [UInt8]) {
-    if Int.random(in: 0..<40, using: &generator) == 0 {
-      let rest: [UInt8] = [8, 6] + random(46, &generator)
-      return (-1, [255, 255, 255, 255, 255, 255] + [2, 0, 0, 0, 0, 1] + rest)
-    }
-    // Mostly several of a flow after one another.
-    let i = Int.random(in: 0..<flows.count, using: &generator)
-    var size = sizes[i]
-    var flags: UInt8 = 0x10
-    let before = flows[i]
-    switch Int.random(in: 0..<60, using: &generator) {
-    case 0: size = Int.random(in: 0...1448, using: &generator)
-    case 1: size = 0
-    case 2: flags |= [0x08, 0x08, 0x01, 0x02, 0x04, 0x20, 0x40, 0x80].randomElement(using: &generator)!
-    case 3: flags = UInt8.random(in: 0...255, using: &generator)
-    case 4: flows[i].sequence &+= 1448
-    case 5: flows[i].acknowledgement = random(4, &generator)
-    case 6: flows[i].window = random(2, &generator)
-    case 7: flows[i].identification &+= 7
-    case 8: flows[i].hops &-= 1
-    case 9: flows[i].typeOfService ^= 3
-    case 10: flows[i].label = random(2, &generator)
-    case 11: flows[i].isUnfragmentable.toggle()
-    case 12: flows[i].link[11] ^= 1
-    case 13: if flows[i].kind.isTCP { flows[i].options = [1, 1, 8, 10] + random(8, &generator) }
-    case 14: size = max(1, size / 2)
-    default: break
-    }
-    var frame = flows[i].next(random(size, &generator), flags: flags)
-    let (network, transport) = WireFlow.places(frame)
-    switch Int.random(in: 0..<80, using: &generator) {
-    // A bit flips on the way, perhaps in an address.
-    case 0:
-      let place = Int.random(in: network..<frame.count, using: &generator)
-      frame[place] ^= 4
-      if place < transport + 20 {
-        damaged += 1
-        return (-1 - damaged, frame)
-      }
-    // No UDP checksum.
-    case 1 where !before.kind.isTCP:
-      frame.replaceSubrange(transport + 6..<transport + 8, with: [0, 0])
-    // A fragment; the lengths are those of IP.
-    case 2 where before.kind.isIPv4:
-      frame[network + 6] |= 0x20
-      frame = WireFlow.summed(frame)
-    // An IP option.
-    case 3 where before.kind.isIPv4:
-      frame[network] = 0x46
-      frame.insert(contentsOf: [1, 1, 1, 1], at: transport)
-      frame.replaceSubrange(
-        network + 2..<network + 4, with: OffloadPacket.word(frame.count - network))
-      frame = WireFlow.summed(frame)
-    case 4: frame += random(Int.random(in: 1...40, using: &generator), &generator)
-    case 5: flows[i] = before
-    default: break
-    }
-    if frame.count < 60 { frame += [UInt8](repeating: 0, count: 60 - frame.count) }
-    return (i, frame)
-  }
-}
 
 @Suite("Received packets that become one")
 struct MergeTests {
@@ -119,14 +20,16 @@ struct MergeTests {
     static let all = [
       Layout(), Layout(chain: [200]), Layout(features: .ringPacked),
       Layout(features: .ringPacked, chain: [100, 1436], direct: 0),
-      Layout(features: .mrgRxbuf, chain: large), Layout(features: .mrgRxbuf, chain: large, direct: 0),
+      Layout(features: .mrgRxbuf, chain: large),
+      Layout(features: .mrgRxbuf, chain: large, direct: 0),
       Layout(features: [.mrgRxbuf, .ringPacked], chain: large, direct: 0),
     ]
 
     /// `mrgRxbuf` among the features means that the driver does not have it.
     func fixture(start: UInt16 = 0) throws -> ReceiveFixture {
       try ReceiveFixture(
-        features: merging.symmetricDifference(features), size: 512, ram: GuestRAM(bytes: 64 << 20),
+        features: VirtioFeatures.merging.symmetricDifference(features), size: 512,
+        ram: GuestRAM(bytes: 64 << 20),
         start: start)
     }
   }
@@ -137,12 +40,13 @@ struct MergeTests {
   func takenApart(layout: Layout) throws {
     var (merged, segments, packets) = (0, 0, 0)
     for seed in 0..<25 as Range<UInt64> {
-      var wire = Wire(
+      var wire = AlikePackets(
         seed: seed, kinds: seed % 5 == 4 ? WireFlow.Kind.allCases : [.allCases[Int(seed % 4)]],
         flowCount: [1, 1, 2, 3, 20][Int(seed / 5 % 5)])
       var fixture = try layout.fixture(start: 65500)
       for _ in 0..<3 {
-        let most = layout.direct == nil ? 500 / layout.chain.count : layout.chain.count > 2 ? 64 : 200
+        let most =
+          layout.direct == nil ? 500 / layout.chain.count : layout.chain.count > 2 ? 64 : 200
         while fixture.driver.outstanding < most {
           try fixture.offer(layout.chain, direct: layout.direct)
         }
@@ -156,7 +60,8 @@ struct MergeTests {
           packets += 1
           guard let first = match(header, frame, &waiting) else {
             Issue.record(
-              "seed \(seed): a packet that did not come so: \(header) \(frame.prefix(100)); \(WireFlow.complaint(header, frame) ?? "")")
+              "seed \(seed): a packet that did not come so: \(header) \(frame.prefix(100)); \(WireFlow.complaint(header, frame) ?? "")"
+            )
             return
           }
           #expect(first.index > last, "seed \(seed): packets by their first segments")
@@ -204,7 +109,7 @@ struct MergeTests {
 
   /// What reaches the guest of these.
   private func deliver(
-    _ frames: [[UInt8]], features: VirtioFeatures = merging
+    _ frames: [[UInt8]], features: VirtioFeatures = .merging
   ) throws -> [(header: [UInt8], frame: [UInt8])] {
     var fixture = try ReceiveFixture(features: features)
     for _ in 0..<200 { try fixture.offer([1600]) }
@@ -221,7 +126,8 @@ struct MergeTests {
     ] {
       var flow = WireFlow(kind, using: &generator)
       let frames = (0..<count).map { i in
-        flow.next(random(i < count - 1 ? size : last, &generator), flags: i < count - 1 ? 0x10 : 0x18)
+        flow.next(
+          random(i < count - 1 ? size : last, &generator), flags: i < count - 1 ? 0x10 : 0x18)
       }
       let packets = try deliver(frames)
       #expect(packets.count == expected, "\(count) of \(size)")
@@ -243,7 +149,7 @@ struct MergeTests {
       case .udp6: .guestUSO6
       }
     #expect(try deliver(frames, features: [.version1, .mrgRxbuf, .guestCsum, own]).count == 1)
-    for features in [merging.subtracting(own), merging.subtracting(.guestCsum)] {
+    for features in [VirtioFeatures.merging.subtracting(own), .merging.subtracting(.guestCsum)] {
       let packets = try deliver(frames, features: features)
       #expect(packets.map(\.frame) == frames)
       #expect(packets.allSatisfy { $0.header.prefix(10).allSatisfy { $0 == 0 } })
@@ -254,12 +160,22 @@ struct MergeTests {
   func differences() throws {
     typealias Change = (inout WireFlow) -> Void
     let any: [(String, Change)] = [
-      ("gap", { $0.sequence &+= 1; $0.identification &+= 2 }),
+      (
+        "gap",
+        {
+          $0.sequence &+= 1; $0.identification &+= 2
+        }
+      ),
       ("hop limit", { $0.hops -= 1 }),
       ("ECN", { $0.typeOfService ^= 1 }),
       ("source address", { $0.link[11] ^= 1 }),
       ("VLAN", { $0.link[15] ^= 1 }),
-      ("flow label or identification", { $0.label[1] ^= 1; $0.identification &+= 5 }),
+      (
+        "flow label or identification",
+        {
+          $0.label[1] ^= 1; $0.identification &+= 5
+        }
+      ),
     ]
     let tcp: [(String, Change)] = [
       ("acknowledgement", { $0.acknowledgement[3] ^= 1 }),
@@ -320,7 +236,7 @@ struct MergeTests {
     let packets = try deliver(frames)
     #expect(packets.map { $0.header[1] } == [4, 0x84])
     #expect(packets.flatMap { WireFlow.cut($0.header, $0.frame) } == frames)
-    let plain = try deliver(frames, features: merging.subtracting(.guestECN))
+    let plain = try deliver(frames, features: .merging.subtracting(.guestECN))
     #expect(plain.map { $0.header[1] } == [4, 0, 4])
   }
 
@@ -373,7 +289,7 @@ struct MergeTests {
     options.mtu = 9000
     var flow = WireFlow(.tcp4, using: &generator)
     let frames = (0..<6).map { flow.next(random($0 == 3 ? 5000 : 1400, &generator)) }
-    var fixture = try ReceiveFixture(features: merging, port: options)
+    var fixture = try ReceiveFixture(features: .merging, port: options)
     for _ in 0..<100 { try fixture.offer([1600]) }
     fixture.port[0].inject(frames)
     fixture.pump()
@@ -384,97 +300,6 @@ struct MergeTests {
     #expect(fixture.port[0].isComplete)
     #expect(fixture.counters.merged.current == 2 && fixture.counters.mergedSegments.current == 5)
     #expect(fixture.counters.summary.contains("merged 2, merged_segments 5"))
-  }
-
-  private func segments(_ count: Int, seed: UInt64) -> [[UInt8]] {
-    var generator = SeededGenerator(seed: seed)
-    var flow = WireFlow(.tcp4, using: &generator)
-    return (0..<count).map { _ in flow.next(random(1000, &generator)) }
-  }
-
-  @Test(
-    "a merged packet that the driver's buffers can never take is delivered in parts",
-    arguments: [merging, merging.subtracting(.mrgRxbuf), merging.union(.ringPacked)])
-  func tooLarge(features: VirtioFeatures) throws {
-    let frames = segments(200, seed: 9)
-    var fixture = try ReceiveFixture(features: features, size: 8)
-    fixture.port[0].inject(frames)
-    var got: [[UInt8]] = []
-    for _ in 0..<200 where got.count < frames.count {
-      while fixture.driver.outstanding < 8 { try fixture.offer([1400]) }
-      fixture.pump()
-      for packet in try fixture.collectWithHeaders() {
-        got += packet.header[1] == 0 ? [packet.frame] : WireFlow.cut(packet.header, packet.frame)
-      }
-    }
-    #expect(got == frames)
-    #expect(fixture.counters.dropped(.tooLongForGuest) == 0)
-    #expect(fixture.port[0].isComplete)
-  }
-
-  @Test("a driver that never offers enough buffers for a merged packet waits once, and loses nothing")
-  func tooFew() throws {
-    let frames = segments(150, seed: 10)
-    var fixture = try ReceiveFixture(features: merging)
-    fixture.port[0].inject(frames)
-    var got: [[UInt8]] = []
-    var waits = 0
-    while got.count < frames.count && waits < 10 {
-      while fixture.driver.outstanding < 5 { try fixture.offer([1400]) }
-      fixture.pump()
-      let packets = try fixture.collectWithHeaders()
-      for packet in packets {
-        got += packet.header[1] == 0 ? [packet.frame] : WireFlow.cut(packet.header, packet.frame)
-      }
-      guard packets.isEmpty, fixture.feed.isStalled else { continue }
-      usleep(UInt32(ReceiveFeed.patience + 10) * 1000)
-      fixture.feed.shedIfDue()
-      waits += 1
-    }
-    #expect(got == frames)
-    #expect(fixture.counters.dropped(.noGuestBuffers) == 0)
-    // From 64 to 32; the next batch waits again, down to 4 at last.
-    #expect(waits >= 1 && waits <= 4, "\(waits)")
-  }
-
-  @Test("what waits merged reaches a driver that does not take that any more as it came")
-  func switchedOff() throws {
-    let frames = segments(10, seed: 11)
-    var fixture = try ReceiveFixture(features: merging)
-    fixture.port[0].inject(frames)
-    fixture.pump()
-    #expect(fixture.feed.isStalled && fixture.feed.heldCount == 10)
-    fixture.path.setOffloads([])
-    fixture.feed.splitHeld()
-    for _ in 0..<30 { try fixture.offer([1400]) }
-    fixture.pump()
-    fixture.port[0].inject(frames)
-    fixture.pump()
-    let packets = try fixture.collectWithHeaders()
-    #expect(packets.map(\.frame) == frames + frames)
-    #expect(packets.allSatisfy { $0.header.prefix(10).allSatisfy { $0 == 0 } })
-    fixture.path.setOffloads(.guestAll)
-    fixture.port[0].inject(frames)
-    fixture.pump()
-    #expect(try fixture.collectWithHeaders().count == 1)
-    #expect(fixture.port[0].isComplete)
-  }
-
-  @Test("another ring gets what waits as it came")
-  func rerouted() throws {
-    let frames = segments(10, seed: 12)
-    var plain = try ReceiveFixture(features: [.version1, .mrgRxbuf])
-    let fixture = try ReceiveFixture(features: merging)
-    fixture.port[0].inject(frames)
-    fixture.pump()
-    #expect(fixture.feed.heldCount == 10)
-    for _ in 0..<20 { try plain.offer([1400]) }
-    fixture.feed.route(to: plain.path)
-    fixture.pump()
-    let packets = try plain.collectWithHeaders()
-    #expect(packets.map(\.frame) == frames)
-    #expect(packets.allSatisfy { $0.header.prefix(10).allSatisfy { $0 == 0 } })
-    #expect(fixture.port[0].isComplete)
   }
 
   @Test("many flows at once are merged each for itself")
@@ -503,10 +328,4 @@ struct MergeTests {
       #expect(try deliver(frames).map(\.frame) == frames.map { $0 })
     }
   }
-}
-
-extension VirtioFeatures {
-  fileprivate static let guestAll: VirtioFeatures = [
-    .guestCsum, .guestTSO4, .guestTSO6, .guestECN, .guestUSO4, .guestUSO6,
-  ]
 }

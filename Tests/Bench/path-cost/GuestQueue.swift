@@ -31,14 +31,17 @@ final class GuestQueue {
       for _ in 0..<row.pieces where writable || left > 0 {
         let region = ram.descriptions[Int.random(in: 0..<row.regions, using: &generator)]
         let page =
-          UInt64.random(in: 64..<(region.size - UInt64(max(bytes, room))) / 4096, using: &generator) * 4096
+          UInt64.random(in: 64..<(region.size - UInt64(max(bytes, room))) / 4096, using: &generator)
+          * 4096
         chain.append(
           .init(
             GuestAddress(region.guest.value + page),
             UInt32(writable ? room : min(room, left)), writable: writable))
         left -= room
       }
-      if row.direction == .transmit, row.offload != .none { ram.write(GuestQueue.head(of: row), at: chain[0].address) }
+      if row.direction == .transmit, row.offload != .none {
+        ram.write(GuestQueue.head(of: row), at: chain[0].address)
+      }
       chains.append(chain)
     }
     chainsPerPacket = writable ? row.pieces : 1

@@ -174,7 +174,8 @@ func check(_ batch: borrowing FrameBatch, _ first: Int, _ end: Int, _ came: [[UI
     require(came[token].count >= piece.count, "longer than what came")
     for (i, byte) in piece.enumerated() where byte != came[token][i] {
       // Identifications that stay the same, so the checksum; either zero of a checksum.
-      let isIdentification = found.network == .ipv4
+      let isIdentification =
+        found.network == .ipv4
         && [4, 5, 10, 11].contains(i - found.networkStart)
       let field = i - found.transportStart - (found.transport == FrameHeaders.tcp ? 16 : 6)
       require(isIdentification || field == 0 || field == 1, "cut, it is another packet: byte \(i)")
