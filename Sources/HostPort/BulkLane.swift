@@ -4,6 +4,7 @@
 // cost a frame, a descriptor and, in copy mode, an skb each.  Whoever is better at it cuts: the card,
 // or the kernel at the last moment before the driver, or nobody if it goes to another network
 // namespace of this host.
+import Synchronization
 
 /// How a port queue takes packets uncut.
 public struct BulkLane: Equatable, Sendable {
@@ -45,7 +46,12 @@ extension BulkLaneChoice {
   /// cutting comes near the kernel's price for a large packet, while single frames that have to follow
   /// one by the lane cost ten times theirs.  What prevails depends on card and guest, hence not by
   /// itself.
-  func decide(segmentsTCP: Bool, zeroCopy: Bool) -> (isWanted: Bool, reason: String) {
+  ///
+  /// - Parameter peer: the other end of a veth, if it runs an XDP program: that may be an AF_XDP
+  ///   program's, which can neither cut nor fill in checksums.
+  func decide(
+    segmentsTCP: Bool, zeroCopy: Bool, peer: String? = nil
+  ) -> (isWanted: Bool, reason: String) {
     switch self {
     case .off: (false, "by --bulk-lane=off")
     case .packet where segmentsTCP: (true, "the interface segments TCP")
@@ -53,7 +59,17 @@ extension BulkLaneChoice {
     case .auto where zeroCopy:
       (false, "zero-copy sends segments at little cost; --bulk-lane=packet to compare")
     case .auto where !segmentsTCP: (false, "the interface does not segment TCP")
-    case .auto: (true, "the interface segments TCP")
+    case .auto:
+      if let peer {
+        (false, "\(peer), the other end, runs an XDP program, for which segments must be cut")
+      } else {
+        (true, "the interface segments TCP")
+      }
     }
   }
+}
+
+/// Whether the lanes of an interface are open: changed by the control thread, read by workers.
+final class LaneGate: Sendable {
+  let isOpen = Atomic<Bool>(true)
 }

@@ -3,6 +3,7 @@ public import AFXDP
 public import Packet
 import Glibc
 import Linux
+import Synchronization
 
 /// What an `XDPPort` is made from.
 public struct XDPPortOptions: Sendable {
@@ -26,6 +27,8 @@ public struct XDPPortOptions: Sendable {
   public var bulkLane = BulkLaneChoice.off
   /// The interface cuts large TCP packets itself, as it is set now.
   public var segmentsTCP = false
+  /// The other end of a veth, if it runs an XDP program.
+  public var peerWithXDP: String?
 
   public init(interface: XDPInterface, mtu: Int, queueCount: Int = 1, numaNode: Int? = nil) {
     self.interface = interface
@@ -46,6 +49,7 @@ public final class XDPPort: HostPort {
   private let program: XDPProgram
   /// More than 1: packets may lie in several frames.
   private let framesPerPacket: Int
+  private let gate = LaneGate()
 
   /// Attaches the steering program; no socket is open yet, so the kernel still gets every frame.
   public init(_ options: XDPPortOptions) throws(PortError) {
@@ -121,7 +125,7 @@ public final class XDPPort: HostPort {
       throw PortError(error.description)
     }
     var (isWanted, reason) = options.bulkLane.decide(
-      segmentsTCP: options.segmentsTCP, zeroCopy: socket.zeroCopy)
+      segmentsTCP: options.segmentsTCP, zeroCopy: socket.zeroCopy, peer: options.peerWithXDP)
     var packetSocket: PacketSocket?
     if isWanted {
       do throws(Errno) {
@@ -134,8 +138,21 @@ public final class XDPPort: HostPort {
     }
     return XDPQueue(
       socket, program, framesPerPacket: framesPerPacket, packetSocket: packetSocket,
-      deviceCuts: options.segmentsTCP,
+      gate: gate, deviceCuts: options.segmentsTCP,
       bulkLane: isWanted ? BulkLane(mtu: options.mtu) : nil, bulkReason: reason)
+  }
+
+  /// To be told whether the interface segments TCP, whenever that may have changed: with
+  /// `BulkLaneChoice.auto` packets leave uncut only while it does.  Of a veth that ends when an XDP
+  /// program comes to its other end.
+  /// - Returns: a line for the log, if it has changed.
+  public func follow(segmentsTCP: Bool) -> String? {
+    guard options.bulkLane == .auto, options.segmentsTCP, options.peerWithXDP == nil,
+      gate.isOpen.exchange(segmentsTCP, ordering: .relaxed) != segmentsTCP
+    else { return nil }
+    return segmentsTCP
+      ? "\(name) segments TCP again: large packets may leave by the bulk lane"
+      : "\(name) does not segment TCP any more: no packet leaves by the bulk lane until it does"
   }
 
   private static func noPacketSocket(_ name: String, _ error: Errno) -> PortError {

@@ -16,6 +16,7 @@ import Synchronization
 
 extension XDPQueue {
   func sendUncut(_ packet: borrowing GatheredPacket, isRepeatable: Bool) -> BulkOutcome {
+    guard gate.isOpen.load(ordering: .relaxed) else { return .cut }
     if !lane.isInUse && !isEmpty() {
       count(bulkBusy, 1)
       return .cut
@@ -28,6 +29,8 @@ extension XDPQueue {
       return .taken
     case .full: return .wait
     case .dropped:
+      // Or a part of it is on its way.
+      lane.isInUse = true
       if isRepeatable && lane.isPatient(isCut: true) { return .wait }
       count(deviceRefused, 1)
       return .taken

@@ -29,6 +29,7 @@ final class XDPQueue: HostPortQueue {
   /// Where packets leave uncut.
   let lane: PacketLane
   let bulkLane: BulkLane?
+  let gate: LaneGate
   private let fd: CInt
   private let longestFrame: UInt32
   /// The kernel does the device's work for this queue only when it is called.
@@ -60,11 +61,13 @@ final class XDPQueue: HostPortQueue {
 
   /// - Parameters:
   ///   - packetSocket: with `bulkLane`.
+  ///   - gate: open while packets may leave uncut.
   ///   - deviceCuts: the interface segments TCP.
   ///   - bulkReason: why there is a bulk lane, or none.
   init(
     _ socket: consuming XDPSocket, _ program: XDPProgram, framesPerPacket: Int,
-    packetSocket: PacketSocket?, deviceCuts: Bool, bulkLane: BulkLane?, bulkReason: String
+    packetSocket: PacketSocket?, gate: LaneGate, deviceCuts: Bool, bulkLane: BulkLane?,
+    bulkReason: String
   ) {
     index = socket.queue
     self.framesPerPacket = framesPerPacket
@@ -86,6 +89,7 @@ final class XDPQueue: HostPortQueue {
     drivesDevice = socket.busyPolling == .on
     self.mode = mode
     self.bulkLane = bulkLane
+    self.gate = gate
     lane = PacketLane(
       packetSocket, deviceCuts: deviceCuts,
       frames: socket.memory.geometry.transmitChunks.count,

@@ -47,11 +47,16 @@ public struct Interface: Equatable, Sendable {
     /// another network namespace that takes CAP_SYS_ADMIN.
     public var leavesChecksums: Bool?
     public var mtu: Int?
+    /// An XDP program is attached to it.
+    public var runsXDP: Bool
 
-    public init(name: String? = nil, leavesChecksums: Bool? = nil, mtu: Int? = nil) {
+    public init(
+      name: String? = nil, leavesChecksums: Bool? = nil, mtu: Int? = nil, runsXDP: Bool = false
+    ) {
       self.name = name
       self.leavesChecksums = leavesChecksums
       self.mtu = mtu
+      self.runsXDP = runsXDP
     }
   }
 

@@ -119,11 +119,13 @@ extension Interface {
       guard let found = away.first(where: { $0.index == link.lower }) else { return Peer() }
       return Peer(
         name: found.name,
-        leavesChecksums: Peer.defersChecksum(found.name, inNamespace: namespace), mtu: found.mtu)
+        leavesChecksums: Peer.defersChecksum(found.name, inNamespace: namespace), mtu: found.mtu,
+        runsXDP: found.runsXDP)
     }
     guard let found = links.first(where: { $0.index == link.lower }) else { return Peer() }
     return Peer(
-      name: found.name, leavesChecksums: ethtool.defersChecksum(found.name), mtu: found.mtu)
+      name: found.name, leavesChecksums: ethtool.defersChecksum(found.name), mtu: found.mtu,
+      runsXDP: found.runsXDP)
   }
 
   /// - Parameter bus: a PCI address, or anything else, for which there is no answer.
@@ -164,6 +166,8 @@ struct Link {
   var linkNamespace: Int?
   /// Allocated ones; some may be unused.
   var receiveQueues: Int
+  /// An XDP program is attached, in whatever mode.
+  var runsXDP: Bool
 
   static func all(
     through netlink: borrowing NetlinkSocket, namespace: Int? = nil
@@ -187,6 +191,8 @@ struct Link {
     lower = attributes[Int(IFLA_LINK)]?.load(0)
     linkNamespace = attributes[Int(IFLA_LINK_NETNSID)]?.load(0)
     receiveQueues = attributes[Int(IFLA_NUM_RX_QUEUES)]?.load(0) ?? 1
+    let xdp = attributes[Int(IFLA_XDP)].map { NetlinkMessage.attributes(of: $0) }
+    runsXDP = (xdp?[Int(IFLA_XDP_ATTACHED)]?.load(0, bytes: 1) ?? 0) != 0
   }
 
   var isUp: Bool { flags & Int(IFF_UP) != 0 }

@@ -264,6 +264,7 @@ struct ControlLoop: ~Copyable {
       case .removed:
         throw StartFailure("\(name) is gone: it was deleted or moved; create it and start again")
       case .state(let isUp, let hasCarrier):
+        if let line = host.followInterface() { logger.notice("\(line)") }
         guard hasCarrier != self.hasCarrier else { continue }
         self.hasCarrier = hasCarrier
         device.setCarrier(hasCarrier)

@@ -14,6 +14,8 @@ struct HostSide: ~Copyable {
   let hadCarrier: Bool
   /// For --control-queue.
   let control: ControlOptions?
+  /// The port, if it is an interface.
+  private let interface: XDPPort?
   /// Held for an interface, nil for the stand-in ports.
   private let owner: InterfaceOwner?
   private let events: LinkEvents?
@@ -43,6 +45,12 @@ struct HostSide: ~Copyable {
     }
   }
 
+  /// Looks at what may have changed of the interface since it was opened.
+  /// - Returns: a line for the log, if it has.
+  func followInterface() -> String? {
+    interface?.follow(segmentsTCP: Interface.segmentsTCP(port.name))
+  }
+
   /// What happened to the interface since the last call.
   func takeEvents() -> [LinkEvents.Event] {
     switch events {
@@ -68,6 +76,7 @@ struct HostSide: ~Copyable {
 
   private init(standIn port: any HostPort, _ options: Options, _ logger: Logger) {
     self.port = port
+    interface = nil
     hadCarrier = true
     control = ControlOptions(options, nil, logger)
     owner = nil
@@ -103,9 +112,11 @@ struct HostSide: ~Copyable {
     portOptions.busyPolling = options.preferBusyPoll
     portOptions.bulkLane = options.bulkLane ?? .auto
     portOptions.segmentsTCP = interface.segmentsTCP
+    portOptions.peerWithXDP = interface.peer.flatMap { $0.runsXDP ? $0.name : nil }
     let port = try starting { try XDPPort(portOptions) }
     for note in port.notes { logger.notice("\(note)") }
     self.port = port
+    self.interface = port
     hadCarrier = interface.hasCarrier
     control = ControlOptions(options, interface, logger)
     self.owner = owner

@@ -253,6 +253,50 @@ extension OnInterfaces {
       }
     }
 
+    @Test("a lane that was chosen for the interface's sake closes and opens with what it can")
+    func follows() throws {
+      try PrivateNetwork.withVeth { a, b in
+        let port = try XDPPort(bulkOptions(a))
+        let queue = try port.openQueue(0)
+        #expect(port.follow(segmentsTCP: true) == nil)
+        #expect(port.follow(segmentsTCP: false)?.contains("does not segment TCP any more") == true)
+        #expect(port.follow(segmentsTCP: false) == nil)
+        #expect(LargePacket(payload: 3000).send(by: queue) == .cut)
+        #expect(port.follow(segmentsTCP: true)?.contains("again") == true)
+        #expect(LargePacket(payload: 3000).send(by: queue) == .taken)
+        // XDP on the other end takes TSO from ours.
+        #expect(Interface.segmentsTCP("axt0"))
+        let far = try XDPPort(options(b)).openQueue(0)
+        #expect(!Interface.segmentsTCP("axt0"))
+        _ = far
+        #expect(try Interface.read("axt0")?.peer?.runsXDP == true)
+      }
+    }
+
+    @Test("a packet of several frames follows by the packet socket as one")
+    func severalFrames() throws {
+      try PrivateNetwork.withVeth(mtu: 9000) { a, b in
+        slowDown(a, holding: 300_000)
+        var large = bulkOptions(a)
+        large.mtu = 9000
+        let queue = try XDPPort(large).openQueue(0)
+        try #require(queue.framesPerPacket > 1)
+        let kernel = try PacketSocket(b)
+        while LargePacket(payload: 60000).send(by: queue) == .taken {}
+        let packets = (0..<30).map { frame(size: 8000 + 30 * $0, number: $0) }
+        #expect(queue.send(packets) == 30)
+        var got: [[UInt8]] = []
+        while got.last != packets.last {
+          while queue.flush() { usleep(1000) }
+          let more = kernel.collect()
+          if more.isEmpty { break }
+          got += more
+        }
+        #expect(got.suffix(30) == packets)
+        #expect(queue.statistics["bulk_frames"] == 30)
+      }
+    }
+
     @Test("a lane is there where it is cheaper, or asked for, and the queue says why")
     func choice() throws {
       func decide(_ choice: BulkLaneChoice, _ segmentsTCP: Bool, _ zeroCopy: Bool) -> String {
@@ -267,6 +311,10 @@ extension OnInterfaces {
         #expect(decide(.packet, true, zeroCopy).hasPrefix("packet: "))
         #expect(decide(.packet, false, zeroCopy).contains("the kernel segments"))
       }
+      #expect(
+        BulkLaneChoice.auto.decide(segmentsTCP: true, zeroCopy: false, peer: "peer0").reason
+          .contains("peer0, the other end, runs an XDP program"))
+      #expect(BulkLaneChoice.packet.decide(segmentsTCP: true, zeroCopy: false, peer: "p").isWanted)
       try PrivateNetwork.withVeth { a, _ in
         var without = bulkOptions(a)
         without.segmentsTCP = false
