@@ -34,7 +34,7 @@ struct BenchDriverTests {
     let backEnd = try BackEndThread("round-trips\(arguments.joined())")
     let options = try options(["--socket=\(backEnd.path)"] + arguments)
     let report =
-      options.packed
+      options.backEnd.packed
       ? try course(PackedPollingRing.self, options) : try course(SplitPollingRing.self, options)
     #expect(report.contains(#""samples": 3000, "#), "\(report)")
     #expect(report.contains(#""lost": 0, "#), "\(report)")

@@ -15,8 +15,8 @@ struct FloodCommand: ParsableCommand {
   @OptionGroup var device: DeviceOptions
 
   func run() throws {
-    try device.pin()
-    if device.packed {
+    try device.backEnd.pin()
+    if device.backEnd.packed {
       try measure(PackedPollingRing.self)
     } else {
       try measure(SplitPollingRing.self)
@@ -26,7 +26,7 @@ struct FloodCommand: ParsableCommand {
   private func measure<Ring: PollingRing & ~Copyable>(_: Ring.Type) throws {
     let guest = try Guest<Ring>(device)
     var flood = Flood(guest.pairs)
-    try flood.awaitFirst(seconds: device.connectTimeout)
+    try flood.awaitFirst(seconds: device.backEnd.connectTimeout)
     flood.run(nanoseconds: 200_000_000)
     let kicksBefore = flood.kicks
     let result = flood.run(nanoseconds: UInt64(device.seconds * 1e9))

@@ -15,18 +15,9 @@ final class Guest<Ring: PollingRing & ~Copyable> {
   let pairs: [QueuePair<Ring>]
 
   init(_ options: DeviceOptions) throws {
-    let frontEnd = try Guest.connect(options)
+    let frontEnd = try FrontEnd.connect(options.backEnd, addsMemoryByRegion: options.regions > 8)
     self.frontEnd = frontEnd
-    var wanted: VirtioFeatures = [.version1, .mrgRxbuf]
-    if options.packed { wanted.insert(.ringPacked) }
-    if !options.noEventIdx { wanted.insert(.ringEventIdx) }
-    let features = try frontEnd.negotiate(wanted)
-    guard features.contains(.version1) else {
-      throw BenchError("\(options.socket): the back-end does not offer VERSION_1")
-    }
-    guard options.packed == features.contains(.ringPacked) else {
-      throw BenchError("\(options.socket): the back-end does not offer packed rings (RING_PACKED)")
-    }
+    let features = try frontEnd.negotiate(options.backEnd, [.mrgRxbuf])
     ram = try Guest.memory(options)
     try Guest.give(ram, to: frontEnd, options)
     var generator = SeededGenerator(seed: 1)
@@ -41,25 +32,8 @@ final class Guest<Ring: PollingRing & ~Copyable> {
     self.pairs = pairs
   }
 
-  private static func connect(_ options: DeviceOptions) throws -> FrontEnd {
-    var abilities = FrontEnd.Abilities()
-    // Without STATUS, which means that a back-end waits for a driver's word.
-    abilities.protocolFeatures = [.multiqueue, .replyAck, .configureMemSlots]
-    abilities.addsMemoryByRegion = options.regions > 8
-    do {
-      return try FrontEnd.connect(
-        path: options.socket, seconds: options.connectTimeout, abilities)
-    } catch .timeout {
-      throw BenchError(
-        "nobody listens at \(options.socket) after \(options.connectTimeout) s: start the back-end "
-          + "first, or give a longer --connect-timeout")
-    } catch {
-      throw BenchError("cannot connect to \(options.socket): \(error)")
-    }
-  }
-
   private static func memory(_ options: DeviceOptions) throws -> GuestRAM {
-    let ringSize = options.queueSize
+    let ringSize = options.backEnd.queueSize
     let perPair =
       BufferCycle.stride(room: options.transmitRoom) + BufferCycle.stride(room: options.receiveRoom)
     let buffers = BufferCycle.count(ringSize: ringSize)
@@ -79,11 +53,11 @@ final class Guest<Ring: PollingRing & ~Copyable> {
     if options.regions > 8 {
       guard frontEnd.protocolFeatures.contains(.configureMemSlots) else {
         throw BenchError(
-          "\(options.socket): the back-end takes no more than 8 regions (no CONFIGURE_MEM_SLOTS)")
+          "\(options.backEnd.socket): the back-end takes no more than 8 regions (no CONFIGURE_MEM_SLOTS)")
       }
       let slots = try frontEnd.askInteger(.getMaxMemSlots)
       guard slots >= UInt64(options.regions) else {
-        throw BenchError("\(options.socket): the back-end takes no more than \(slots) regions")
+        throw BenchError("\(options.backEnd.socket): the back-end takes no more than \(slots) regions")
       }
     }
     try frontEnd.setMemory(ram)
@@ -92,5 +66,54 @@ final class Guest<Ring: PollingRing & ~Copyable> {
   /// Takes the rings back, as a guest that shuts down.
   func stop() {
     for ring in 0..<2 * pairs.count { _ = try? frontEnd.vringBase(ring) }
+  }
+}
+
+extension FrontEnd {
+  /// A front-end of a back-end that listens, or soon will.
+  static func connect(
+    _ options: BackEndOptions, addsMemoryByRegion: Bool = false
+  ) throws -> FrontEnd {
+    var abilities = FrontEnd.Abilities()
+    // Without STATUS, which means that a back-end waits for a driver's word.
+    abilities.protocolFeatures = [.multiqueue, .replyAck, .configureMemSlots]
+    abilities.addsMemoryByRegion = addsMemoryByRegion
+    do {
+      return try connect(path: options.socket, seconds: options.connectTimeout, abilities)
+    } catch .timeout {
+      throw BenchError(
+        "nobody listens at \(options.socket) after \(options.connectTimeout) s: start the back-end "
+          + "first, or give a longer --connect-timeout")
+    } catch {
+      throw BenchError("cannot connect to \(options.socket): \(error)")
+    }
+  }
+
+  /// Negotiates the rings that the options ask for, and of `more` what is offered.
+  func negotiate(_ options: BackEndOptions, _ more: VirtioFeatures) throws -> VirtioFeatures {
+    var wanted = more.union(.version1)
+    if options.packed { wanted.insert(.ringPacked) }
+    if !options.noEventIdx { wanted.insert(.ringEventIdx) }
+    let features = try negotiate(wanted)
+    guard features.contains(.version1) else {
+      throw BenchError("\(options.socket): the back-end does not offer VERSION_1")
+    }
+    guard options.packed == features.contains(.ringPacked) else {
+      throw BenchError("\(options.socket): the back-end does not offer packed rings (RING_PACKED)")
+    }
+    return features
+  }
+
+  /// Gives a ring to the back-end.
+  func start(
+    _ ring: Int, size: Int, _ place: RingPlace, in ram: GuestRAM, kick: EventDescriptor,
+    call: EventDescriptor
+  ) throws {
+    try configure(
+      ring, size: size, base: place.base, in: ram, descriptors: place.descriptors,
+      avail: place.avail, used: place.used)
+    try setDescriptor(.setVringCall, ring, call.raw)
+    try setDescriptor(.setVringKick, ring, kick.raw)
+    if features.contains(.protocolFeatures) { try enable(ring) }
   }
 }

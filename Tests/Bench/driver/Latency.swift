@@ -33,8 +33,8 @@ struct LatencyCommand: ParsableCommand {
   }
 
   func run() throws {
-    try device.pin()
-    if device.packed {
+    try device.backEnd.pin()
+    if device.backEnd.packed {
       try measure(PackedPollingRing.self)
     } else {
       try measure(SplitPollingRing.self)
@@ -44,7 +44,7 @@ struct LatencyCommand: ParsableCommand {
   private func measure<Ring: PollingRing & ~Copyable>(_: Ring.Type) throws {
     let guest = try Guest<Ring>(device)
     var course = LatencyCourse(guest.pairs[0], gap: UInt64(gapUs * 1000), isRandom: randomGap)
-    try course.awaitFirst(seconds: device.connectTimeout)
+    try course.awaitFirst(seconds: device.backEnd.connectTimeout)
     // Every buffer is used once, and whatever adapts to the spacing has seen it.
     course.run(nanoseconds: 100_000_000, atLeast: 2048, gap: 0)
     course.run(nanoseconds: 100_000_000)

@@ -117,4 +117,27 @@ struct PackedPollingRing: PollingRing, ~Copyable {
     }
     return Int(length)
   }
+
+  var hasUsed: Bool {
+    let owner = DescriptorFlags.avail | DescriptorFlags.used
+    let flags = unsafe state.value.ring.acquire16(16 &* state.value.usedNext &+ 14)
+    return flags & owner == state.value.returned && state.value.outstanding > 0
+  }
+
+  func awaitCall(after count: Int) {
+    var wish: UInt32 = 0
+    if state.value.eventIdx {
+      var slot = state.value.usedNext &+ count &- 1
+      var lap: UInt32 = state.value.returned == 0 ? 0 : 0x8000
+      if slot >= state.value.size {
+        slot &-= state.value.size
+        lap ^= 0x8000
+      }
+      wish = 2 << 16 | lap | UInt32(truncatingIfNeeded: slot)
+    }
+    unsafe state.value.driverArea.storeRelaxed32(0, wish)
+    sharedMemoryFence()
+  }
+
+  func suppressCalls() { unsafe state.value.driverArea.storeRelaxed32(0, 1 << 16) }
 }

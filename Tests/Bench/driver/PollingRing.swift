@@ -40,6 +40,14 @@ protocol PollingRing: ~Copyable {
   func wantsKick() -> Bool
   /// Takes the next chain back: the bytes that were written to it, or -1 if there is none.
   func used() -> Int
+
+  /// Whether there is a chain to be taken back.
+  var hasUsed: Bool { get }
+  /// Asks for a call when `count` more chains, 1 or more, have come back than were taken.  What came
+  /// back before this is seen causes no call: look once more before going to sleep.
+  func awaitCall(after count: Int)
+  /// Asks for no more calls; some may come nonetheless.
+  func suppressCalls()
 }
 
 /// The back-end does what no driver has to bear, or what this one cannot: there is no use in

@@ -25,7 +25,7 @@ final class QueuePair<Ring: PollingRing & ~Copyable> {
     generator: inout SeededGenerator
   ) throws {
     self.index = index
-    size = options.queueSize
+    size = options.backEnd.queueSize
     receive = Ring(in: ram, size: size, writable: true, eventIdx: eventIdx)
     transmit = Ring(in: ram, size: size, writable: false, eventIdx: eventIdx)
     receiveBuffers = BufferCycle(
@@ -43,20 +43,11 @@ final class QueuePair<Ring: PollingRing & ~Copyable> {
   func start(_ frontEnd: FrontEnd, _ ram: GuestRAM) throws {
     while receive.free > 0 { addReceiveBuffer() }
     receive.publish()
-    try start(frontEnd, ram, 2 * index, receive.place, receiveKick)
-    try start(frontEnd, ram, 2 * index + 1, transmit.place, transmitKick)
+    try frontEnd.start(
+      2 * index, size: size, receive.place, in: ram, kick: receiveKick, call: call)
+    try frontEnd.start(
+      2 * index + 1, size: size, transmit.place, in: ram, kick: transmitKick, call: call)
     receiveKick.signal()
-  }
-
-  private func start(
-    _ frontEnd: FrontEnd, _ ram: GuestRAM, _ ring: Int, _ place: RingPlace, _ kick: EventDescriptor
-  ) throws {
-    try frontEnd.configure(
-      ring, size: size, base: place.base, in: ram, descriptors: place.descriptors,
-      avail: place.avail, used: place.used)
-    try frontEnd.setDescriptor(.setVringCall, ring, call.raw)
-    try frontEnd.setDescriptor(.setVringKick, ring, kick.raw)
-    try frontEnd.enable(ring)
   }
 
   /// Kicks so far.

@@ -87,4 +87,22 @@ struct SplitPollingRing: PollingRing, ~Copyable {
     }
     return Int(length)
   }
+
+  var hasUsed: Bool { unsafe state.value.used.acquire16(2) != state.value.usedIndex }
+
+  func awaitCall(after count: Int) {
+    let avail = unsafe state.value.avail
+    if state.value.eventIdx {
+      let event = state.value.usedIndex &+ UInt16(truncatingIfNeeded: count &- 1)
+      unsafe avail.storeRelaxed16(4 &+ 2 &* state.value.size, event)
+    } else {
+      unsafe avail.storeRelaxed16(0, 0)
+    }
+    sharedMemoryFence()
+  }
+
+  /// An event that was is one no more: with EVENT_IDX there is nothing to do.
+  func suppressCalls() {
+    if !state.value.eventIdx { unsafe state.value.avail.storeRelaxed16(0, 1) }
+  }
 }
