@@ -51,13 +51,14 @@ final class Guest<Ring: PollingRing & ~Copyable> {
     _ ram: GuestRAM, to frontEnd: FrontEnd, _ options: DeviceOptions
   ) throws {
     if options.regions > 8 {
+      let socket = options.backEnd.socket
       guard frontEnd.protocolFeatures.contains(.configureMemSlots) else {
         throw BenchError(
-          "\(options.backEnd.socket): the back-end takes no more than 8 regions (no CONFIGURE_MEM_SLOTS)")
+          "\(socket): the back-end takes no more than 8 regions (no CONFIGURE_MEM_SLOTS)")
       }
       let slots = try frontEnd.askInteger(.getMaxMemSlots)
       guard slots >= UInt64(options.regions) else {
-        throw BenchError("\(options.backEnd.socket): the back-end takes no more than \(slots) regions")
+        throw BenchError("\(socket): the back-end takes no more than \(slots) regions")
       }
     }
     try frontEnd.setMemory(ram)
