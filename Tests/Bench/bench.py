@@ -23,6 +23,7 @@ import resting
 import rows
 import scale
 import tables
+import tcp
 import wire
 from laboratory import Laboratory
 from programs import Failure
@@ -31,7 +32,7 @@ MEASURES = {
     "data-path": datapath.measure, "queues": datapath.measure, "wire": wire.measure,
     "load": wire.measure, "latency": latency.measure, "idle": resting.measure,
     "start": resting.measure, "memory": resting.measure, "daemons": scale.measure,
-    "shape": scale.shape,
+    "shape": scale.shape, "tcp": tcp.measure,
 }
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DOCUMENT = os.path.join(ROOT, "docs/performance.md")
@@ -61,8 +62,8 @@ def parse_arguments(words=None):
                         help="writes tables and charts into docs/")
     parser.add_argument("--render", metavar="FILE",
                         help="measures nothing: writes docs/ from a result")
-    for name in ("--backend", "--near", "--floor", "--wake", "--bench-driver", "--folder",
-                 "--reference-program"):
+    for name in ("--backend", "--near", "--floor", "--wake", "--relay", "--bench-driver",
+                 "--folder", "--reference-program"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     parser.add_argument("--huge-pages", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
@@ -79,30 +80,42 @@ def order(row, number):
 
 
 def measure_all(lab, chosen, rounds):
-    """All runs, round by round; a run that fails is told of and left out."""
-    runs, failures = [], []
+    """All runs, round by round; a run that fails is told of and left out.
+
+    A contender that there is not here is no failure: {row: {contender: why}}.
+    """
+    runs, failures, absent = [], [], {}
     for number in range(rounds):
         for row in chosen:
             if row.most_rounds and number >= row.most_rounds:
                 continue
             for contender in order(row, number):
+                if contender in absent.get(row.name, {}):
+                    continue
                 try:
                     run = MEASURES[row.scenario](lab, row, contender)
+                except tcp.Absent as reason:
+                    absent.setdefault(row.name, {})[contender] = str(reason)
+                    print(f"bench: {row.name} {contender}: {reason}", file=sys.stderr)
+                    continue
                 except (Failure, OSError, subprocess.CalledProcessError) as failure:
                     failures.append(f"{row.name} {contender}: {failure}")
                     print(f"bench: {failures[-1]}", file=sys.stderr)
                     continue
                 runs.append({"row": row.name, "contender": contender, "round": number + 1, **run})
                 print(f"round {number + 1}: {row.name} {contender}: {brief(run)}", file=sys.stderr)
-    return runs, failures
+    return runs, failures, absent
 
 
 def brief(run):
     shown = []
     if "packets_per_second" in run:
         shown.append(f"{run['packets_per_second'] / 1e6:.3f} Mpps")
+    if "gbit_per_second" in run:
+        shown.append(f"{run['gbit_per_second']:.2f} Gbit/s")
     for metric in ("cpu_ns", "busy_ns", "p50_ns", "p99_ns", "idle_cpu_percent", "ready_ms",
-                   "first_packet_ms", "rest_mib"):
+                   "first_packet_ms", "rest_mib", "gbit_per_cpu", "gbit_per_busy_cpu",
+                   "machine_per_gb"):
         if run.get(metric) is not None:
             shown.append(f"{metric} {run[metric]:.4g}")
     if run.get("limited_by"):
@@ -148,14 +161,15 @@ def run(arguments):
         print("\n".join(row.name for row in chosen))
         return
     begin = time.monotonic()
-    runs, failures = measure_all(Laboratory(arguments, arguments.folder), chosen, arguments.rounds)
+    runs, failures, absent = measure_all(Laboratory(arguments, arguments.folder), chosen, arguments.rounds)
     result = {
         "machine": machine(), "failures": failures, "disturbance": disturbance(runs),
         "minutes": (time.monotonic() - begin) / 60,
         "options": {name: value for name, value in vars(arguments).items()
                     if name in ("set", "only", "rounds", "seconds", "warm_up", "idle_seconds",
                                 "huge_pages", "testpmd_options")},
-        "summary": [figures.summarize(row, runs) for row in chosen], "runs": runs,
+        "summary": [figures.summarize(row, runs, absent.get(row.name, {}))
+                    for row in chosen], "runs": runs,
     }
     os.makedirs(os.path.dirname(os.path.abspath(arguments.json)), exist_ok=True)
     with open(arguments.json, "w", encoding="utf-8") as file:

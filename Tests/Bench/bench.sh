@@ -43,11 +43,12 @@ main() {
   folder=$(mktemp -d "/tmp/$bench_name.XXXXXX")
   cc -O2 -Wall -Wextra -o "$folder/floor" Tests/Bench/floor.c
   cc -O2 -Wall -Wextra -pthread -o "$folder/wake" Tests/Bench/wake.c
+  cc -O2 -Wall -Wextra -o "$folder/relay" Tests/Bench/relay.c
   netns_create "$bench_name"
   ip -n "$NETNS_NEAR" link add sink0 type ifb && ip -n "$NETNS_NEAR" link set sink0 up ||
     echo "bench: no ifb on this kernel: its rows will fail" >&2
   local options=(--backend="$BACKEND" --near="$NETNS_NEAR" --floor="$folder/floor"
-    --wake="$folder/wake"
+    --wake="$folder/wake" --relay="$folder/relay"
     --folder="$folder/$bench_name")
   [[ -z ${BENCH_DRIVER:-} ]] || options+=(--bench-driver="$BENCH_DRIVER")
   ! compile_program || options+=(--reference-program="$folder/reference.bpf.o")

@@ -15,11 +15,13 @@ STYLE = """
   .grid { stroke: #d0d7de; }
   .spread { stroke: #24292f; }
   .s0 { fill: #0969da; } .s1 { fill: #bc4c00; } .s2 { fill: #6e7781; } .s3 { fill: #8250df; }
+  .s4 { fill: #1a7f37; }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3; }
     .grid { stroke: #30363d; }
     .spread { stroke: #e6edf3; }
     .s0 { fill: #4493f8; } .s1 { fill: #f0883e; } .s2 { fill: #8b949e; } .s3 { fill: #ab7df8; }
+    .s4 { fill: #3fb950; }
   }
 """
 
@@ -116,6 +118,12 @@ def charts(summaries):
         found["performance-cpu.svg"] = bars(
             "CPU time on the whole way", "nanoseconds per packet; less is better", names,
             [group(s, floored, "cpu_ns", 1) for s in full], 0)
+    if of("tcp"):
+        found["performance-tcp.svg"] = bars(
+            "One TCP stream", "Gbit/s per CPU of the back-end, without idle polling; more is better",
+            ("vhost-user-xdp", "no bulk lane", "no offloads", "dpdk-testpmd", "kernel"),
+            [group(s, ("daemon", "lane-off", "offloads-off", "testpmd", "kernel"),
+                   "gbit_per_busy_cpu", 1) for s in of("tcp")])
     for summary in of("latency")[:1]:
         contenders = ("adaptive", "busy", "sleep", "testpmd")
         found["performance-latency.svg"] = bars(

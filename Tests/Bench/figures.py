@@ -8,7 +8,8 @@ METRICS = (
     "packets_per_second", "cpu_ns", "wall_ns", "user_ns", "system_ns", "busy_ns", "cpu_share",
     "evidence_share", "lost_share", "p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns",
     "idle_cpu_percent", "cpu_seconds", "wakeups_per_second", "ready_ms", "first_packet_ms",
-    "guest_mib", "frames_mib", "rest_mib", "least_share",
+    "guest_mib", "frames_mib", "rest_mib", "least_share", "gbit_per_second", "gbit_per_cpu",
+    "gbit_per_busy_cpu", "cpu_per_gb", "machine_per_gb",
 )
 
 
@@ -17,13 +18,13 @@ def spread(values):
             "count": len(values)}
 
 
-def summarize(row, runs):
-    """What a row says, from all of its runs."""
+def summarize(row, runs, absent=None):
+    """What a row says, from all of its runs; `absent`: {contender: why it is not here}."""
     summary = {"row": row.name, "scenario": row.scenario, "case": row.case, "size": row.size,
                "ring": row.ring, "mergeable": row.mergeable, "interface": row.interface,
                "load": row.load, "queues": row.queues, "daemons": row.daemons,
                "entries": row.entries, "regions": row.regions,
-               "contenders": {}, "ratios": {}}
+               "contenders": {}, "ratios": {}, "absent": absent or {}}
     of = {contender: [run for run in runs
                       if run["row"] == row.name and run["contender"] == contender]
           for contender in row.contenders}
@@ -43,6 +44,12 @@ def summarize(row, runs):
             summary["ratios"][contender] = {
                 metric: ratio for metric in METRICS
                 if (ratio := paired(of[contender], of.get(REFERENCE, []), metric))}
+    if row.scenario == "tcp":
+        # How many times that of each other contender the daemon has.
+        summary["against"] = {
+            contender: {metric: ratio for metric in METRICS
+                        if (ratio := paired(of["daemon"], own, metric))}
+            for contender, own in of.items() if contender != "daemon"}
     if "floor" in of:
         ratio = above_floor(of)
         if ratio:

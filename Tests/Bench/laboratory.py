@@ -23,6 +23,7 @@ class Laboratory:
         self.backend = arguments.backend
         self.floor = arguments.floor
         self.wake = arguments.wake
+        self.relay = arguments.relay
         self.bench_driver = arguments.bench_driver
         self.reference_program = arguments.reference_program
         self.seconds = arguments.seconds
@@ -32,6 +33,7 @@ class Laboratory:
         self.pages = testpmd.HUGE_PAGES if arguments.huge_pages else testpmd.NORMAL_PAGES
         self.prefix = os.path.basename(folder)
         self.softirq = procfs.softirq_thread(BACKEND_CPU)
+        self.other_softirq = procfs.softirq_thread(FRONTEND_CPU)
         # What rows learn for later rows of the same run, such as the rate that a quarter is of.
         self.notes = {}
 
@@ -169,6 +171,8 @@ class Session:
         counted, now = count(), time.monotonic()
         cpu = sum(program.cpu_seconds() for program in back_ends)
         everybody = sum(program.cpu_seconds() for program in self.programs)
+        if self.lab.other_softirq:
+            everybody += procfs.cpu_nanoseconds(self.lab.other_softirq) / 1e9
         times = [procfs.user_and_system_seconds(program.pid) for program in back_ends]
         busy, stolen = procfs.machine_seconds()
         deferred = procfs.cpu_nanoseconds(self.lab.softirq) / 1e9 if self.lab.softirq else 0.0

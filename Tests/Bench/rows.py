@@ -8,6 +8,8 @@ RINGS = ("split", "inorder", "packed")
 
 PAIR = ("daemon", "testpmd")
 WITH_FLOOR = ("daemon", "testpmd", "floor")
+TCP = {"transmit": ("daemon", "lane-off", "offloads-off", "testpmd", "kernel"),
+       "receive": ("daemon", "offloads-off", "testpmd", "kernel")}
 POLLING = ("adaptive", "busy", "sleep", "testpmd", "wake-up")
 
 
@@ -47,6 +49,12 @@ def quarter(case, size):
                load="quarter")
 
 
+def tcp(case, ring="split"):
+    """One stream from a guest at native speed to the wire (transmit), or the other way."""
+    return Row(f"tcp-{case}" + ("" if ring == "split" else f"-{ring}"), "tcp", case, TCP[case],
+               ring=ring, interface="nic0")
+
+
 def latency(ring="split", load="full"):
     name = "-".join(["latency", *[word for word in (ring, load) if word not in ("split", "full")]])
     return Row(name, "latency", "latency", POLLING, ring=ring, load=load)
@@ -81,6 +89,7 @@ def quick():
         *[data_path(case, size, "split", True)
           for case in ("null", "generate") for size in (64, 1500)],
         wire("transmit", "nic0", 64), wire("both", "nic0", 64), latency(), MEMORY,
+        tcp("transmit"), tcp("receive"),
     ]
 
 
@@ -95,7 +104,7 @@ def usual():
         quarter("receive", 64), quarter("both", 64),
         latency(), IDLE, START, MEMORY,
         *[pairs(case, 2) for case in ("null", "generate")],
-        daemons(2), daemons(8), *SHAPES[1:3],
+        daemons(2), daemons(8), *SHAPES[1:3], tcp("transmit"), tcp("receive"),
     ]
 
 
@@ -112,6 +121,7 @@ def full():
         latency(), latency("packed"), latency(load="paced"), IDLE, START, MEMORY,
         *[pairs(case, queues) for case in ("null", "generate") for queues in (1, 2)],
         *[daemons(count) for count in (1, 2, 4, 8)], *SHAPES,
+        *[tcp(case, ring) for case in ("transmit", "receive") for ring in ("split", "packed")],
     ]
 
 

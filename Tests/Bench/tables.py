@@ -98,6 +98,35 @@ def load(summaries):
           ratio(s["ratios"].get("daemon", {}).get("cpu_share"))] for s in summaries])
 
 
+TCP_LABELS = {
+    "daemon": "daemon", "lane-off": "daemon, `--bulk-lane=off`", "testpmd": "testpmd",
+    "kernel": "kernel: tap, bridge",
+    ("transmit", "offloads-off"): "daemon, `--disable-offload=csum,tso,uso`",
+    ("receive", "offloads-off"): "daemon, `--disable-offload=gro`",
+}
+
+
+def tcp(summaries):
+    rows = []
+    for s in summaries:
+        for contender in [*s["contenders"], *s["absent"]]:
+            label = TCP_LABELS.get((s["case"], contender)) or TCP_LABELS[contender]
+            if contender in s["absent"]:
+                rows.append([name(s), label, s["absent"][contender], *["-"] * 6])
+                continue
+            against = s["against"].get(contender, {})
+            rows.append([
+                name(s), label,
+                *[figure(s, contender, metric) for metric in (
+                    "gbit_per_second", "gbit_per_cpu", "gbit_per_busy_cpu", "cpu_per_gb",
+                    "machine_per_gb")],
+                ratio(against.get("gbit_per_cpu")), ratio(against.get("gbit_per_busy_cpu"))])
+    return markdown(
+        ["row", "", "Gbit/s", "Gbit/s per CPU", "without idle polling", "CPU s per GB",
+         "of the whole machine", "the daemon's Gbit/s per CPU to this", "without idle polling"],
+        rows)
+
+
 LABELS = {"adaptive": "daemon, adaptive", "busy": "daemon, busy", "sleep": "daemon, sleep",
           "testpmd": "testpmd", "wake-up": "a thread woken, without a back-end"}
 
@@ -167,7 +196,7 @@ PARTS = {
     "data-path": (("data-path",), data_path), "wire": (("wire",), wire), "load": (("load",), load),
     "latency": (("latency",), latency), "resting": (("idle", "start", "memory"), resting),
     "queues": (("queues",), data_path), "daemons": (("daemons",), daemons),
-    "shape": (("shape",), shape),
+    "shape": (("shape",), shape), "tcp": (("tcp",), tcp),
 }
 
 
