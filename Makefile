@@ -79,7 +79,7 @@ demo:
 bench:
 	Tests/Bench/bench.sh --document
 
-## bench-quick    the main ratios only, printed; three minutes
+## bench-quick    the main ratios only, printed; five minutes
 bench-quick:
 	Tests/Bench/bench.sh --set=quick
 

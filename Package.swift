@@ -134,7 +134,8 @@ var targets: [Target] = [
   .testTarget(
     name: "BenchDriverTests",
     dependencies: [
-      "bench-driver", "VirtioNet", "VhostUser", "HostPort", "Linux",
+      "bench-driver", "VirtioNet", "VhostUser", "HostPort", "Virtqueue", "SharedRing", "Linux",
+      "CLinux",
       .product(name: "ArgumentParser", package: "swift-argument-parser"),
     ],
     swiftSettings: strict),

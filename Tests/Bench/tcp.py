@@ -204,7 +204,9 @@ def stream(session, row, guest):
 
 def moved(row):
     """Bytes of payload so far, seen by the far end: what it got, or what the guest acknowledged."""
-    text = subprocess.run(["ss", "-tinHO"], check=True, capture_output=True, text=True).stdout
+    # Those that earlier streams left behind are established no more.
+    text = subprocess.run(["ss", "-tinHO", "state", "established"], check=True,
+                          capture_output=True, text=True).stdout
     return payload(text, row.case)
 
 

@@ -16,6 +16,7 @@ import procfs
 import programs
 import rows
 import tables
+import tcp
 import testpmd
 
 FORWARDED = """
@@ -31,6 +32,14 @@ FORWARDED = """
   ++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++
 
   CPU cycles/packet=26.00 (total cycles=7800 / total txonly packets=300) at 2600 MHz Clock
+"""
+
+HELP = """  --poll <mode>           How workers wait.
+  --disable-offload <list>
+                          What the guest shall do itself: a list of csum, tso
+                          and uso.
+        csum is the checksum.
+  --log-level <level>     Least important lines: gro is none.
 """
 
 SMAPS = """00400000-00500000 r-xp 00000000 08:01 77   /usr/bin/daemon
@@ -96,6 +105,38 @@ class Parsing(unittest.TestCase):
         self.assertEqual(datapath.busy(before, after, "transmit"),
                          {"busy_ns": 4e5, "busy_is_bound": False})
         self.assertEqual(datapath.busy(before, after, "receive"), {})
+
+
+class Streams(unittest.TestCase):
+    row = rows.tcp("transmit")
+
+    def test_options_that_a_daemon_has(self):
+        self.assertTrue(tcp.knows(HELP, "--disable-offload=csum,tso,uso"))
+        self.assertFalse(tcp.knows(HELP, "--disable-offload=gro"))
+        self.assertFalse(tcp.knows(HELP, "--bulk-lane=off"))
+
+    def test_payload_is_what_the_far_end_got_or_what_was_acknowledged(self):
+        line = "0 0 10.77.0.1:5201 10.77.0.2:4 cubic bytes_acked:{} bytes_received:{} segs\n"
+        text = line.format(5, 1000) + line.format(7, 30)
+        self.assertEqual(tcp.payload(text, "transmit"), 1030)
+        self.assertEqual(tcp.payload(text, "receive"), 12)
+
+    def test_every_daemon_has_its_options(self):
+        for case, contenders in rows.TCP.items():
+            for contender in set(contenders) - {"testpmd", "kernel"}:
+                self.assertIn((case, contender), tcp.OPTIONS)
+
+    def test_a_table_compares_with_each_and_says_who_is_absent(self):
+        runs = []
+        for number in (1, 2):
+            runs += [run(self.row, "daemon", number, gbit_per_cpu=20.0 * number),
+                     run(self.row, "kernel", number, gbit_per_cpu=10.0 * number)]
+        summary = figures.summarize(self.row, runs, {"lane-off": "no --bulk-lane"})
+        self.assertEqual(summary["against"]["kernel"]["gbit_per_cpu"]["median"], 2)
+        lines = tables.parts([summary])["tcp"].splitlines()
+        self.assertIn("| 2.00 (2.00-2.00) |", lines[3])
+        self.assertIn("| no --bulk-lane |", lines[4])
+        self.assertIn("performance-tcp.svg", charts.charts([summary]))
 
 
 class Figures(unittest.TestCase):
