@@ -9,7 +9,7 @@ METRICS = (
     "evidence_share", "lost_share", "p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns",
     "idle_cpu_percent", "cpu_seconds", "wakeups_per_second", "ready_ms", "first_packet_ms",
     "guest_mib", "frames_mib", "rest_mib", "least_share", "gbit_per_second", "gbit_per_cpu",
-    "gbit_per_busy_cpu", "cpu_per_gb", "machine_per_gb",
+    "gbit_per_busy_cpu", "gbit_per_machine_cpu", "cpu_per_gb", "machine_per_gb",
 )
 
 

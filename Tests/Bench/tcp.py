@@ -31,8 +31,11 @@ from wire import start_back_end
 GUEST, FAR = "10.77.0.2", "10.77.0.1"
 GUEST_MAC = "02:00:00:00:00:02"
 STEERING = "/sys/class/net/peer0/queues/rx-0/rps_cpus"
-# The most that is under way: fewer segments than the queue of packets that wait for a CPU takes.
-RECEIVE_MEMORY = "4096 131072 1048576"
+# The most that is under way, half of the last number: fewer segments than the shortest queue takes.
+# Those are 1000 packets that wait for a CPU at the far end, and 256 at an end of a veth with XDP.
+RECEIVE_MEMORY = {"transmit": "4096 131072 1048576", "receive": "4096 131072 688128"}
+# No fewer buffers than that.
+QUEUE_SIZE = 512
 # A tap drops what its queue has no room for.
 TAP_QUEUE = 4096
 # How the daemon is told, and the words of its help that show that it can be.
@@ -51,7 +54,7 @@ class Absent(Exception):
 def measure(lab, row, contender):
     if not lab.bench_driver:
         raise Failure("no bench-driver: bench.sh builds it, BENCH_DRIVER names another one")
-    with lab.session() as session, Wire(lab, contender) as wire:
+    with lab.session() as session, Wire(lab, row) as wire:
         back_end = start(session, row, contender, wire)
         guest = Guest(session, row, contender)
         stream(session, row, guest)
@@ -80,6 +83,7 @@ def figures(window, machine_seconds):
         "seconds": window.seconds, "bytes": window.count,
         "gbit_per_second": 8 * gigabytes / window.seconds,
         "gbit_per_cpu": 8 * gigabytes / cpu if cpu else None,
+        "gbit_per_machine_cpu": 8 * gigabytes / machine_seconds if machine_seconds else None,
         "cpu_per_gb": cpu / gigabytes, "machine_per_gb": machine_seconds / gigabytes,
         **{name: own[name] for name in ("cpu_share", "other_processes_cpus", "stolen_cpus")},
     }
@@ -121,13 +125,13 @@ def knows(text, option):
 class Wire:
     """The veth pair as TCP rows have it, and the bridge of the kernel's way."""
 
-    def __init__(self, lab, contender):
-        self.lab, self.contender, self.bridged = lab, contender, False
+    def __init__(self, lab, row):
+        self.lab, self.row, self.bridged = lab, row, False
 
     def __enter__(self):
         set_steering(1 << FRONTEND_CPU)
         with open("/proc/sys/net/ipv4/tcp_rmem", "w", encoding="utf-8") as file:
-            file.write(RECEIVE_MEMORY)
+            file.write(RECEIVE_MEMORY[self.row.case])
         return self
 
     def __exit__(self, *_):
@@ -178,12 +182,12 @@ class Guest:
             options.append("--without=csum,guest-csum")
         self.program = session.add(Program, "guest", [
             "unshare", "--net", "taskset", "-c", str(FRONTEND_CPU), session.lab.bench_driver, "tap",
-            f"--socket={session.socket}", *options], near=False)
+            f"--socket={session.socket}", f"--queue-size={QUEUE_SIZE}", *options], near=False)
         self.program.wait_until("it was ready", lambda: "ready: " in self.program.output)
         self.features = self.program.output.split("ready: tap0: ")[-1].strip()
         self.run("ip", "link", "set", "tap0", "address", GUEST_MAC, "txqueuelen", str(TAP_QUEUE))
         self.run("ip", "address", "add", f"{GUEST}/24", "dev", "tap0")
-        self.run("sysctl", "-qw", f"net.ipv4.tcp_rmem={RECEIVE_MEMORY}")
+        self.run("sysctl", "-qw", f"net.ipv4.tcp_rmem={RECEIVE_MEMORY[row.case]}")
         self.run("ip", "link", "set", "tap0", "up")
 
     def command(self, *command):
