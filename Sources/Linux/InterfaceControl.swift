@@ -3,11 +3,6 @@ import CLinux
 import Glibc
 
 extension Interface {
-  /// Whether large TCP packets are left to interface `name` to cut, as it is set now.
-  public static func segmentsTCP(_ name: String) -> Bool {
-    (try? EthtoolSocket())?.segmentsTCP(name) ?? false
-  }
-
   /// Sets the interface up.
   /// - Throws: EPERM without CAP_NET_ADMIN, or what the driver says.
   public static func bringUp(_ name: String) throws(Errno) {

@@ -206,10 +206,11 @@ struct Link {
 }
 
 /// The driver's answers; one that it does not give is the harmless one.
-struct EthtoolSocket: ~Copyable {
+public struct EthtoolSocket: ~Copyable, Sendable {
   private let descriptor: OwnedDescriptor
 
-  init() throws(Errno) {
+  /// A socket to ask through, in the network namespace of the calling thread.
+  public init() throws(Errno) {
     let result = clinux_interface_socket()
     guard result >= 0 else { throw Errno(-result) }
     descriptor = OwnedDescriptor(adopting: result)
@@ -245,7 +246,8 @@ struct EthtoolSocket: ~Copyable {
     unsafe clinux_interface_strips_vlan(descriptor.raw, name) == 1
   }
 
-  func segmentsTCP(_ name: String) -> Bool {
+  /// Whether large TCP packets are left to interface `name` to cut, as it is set now.
+  public func segmentsTCP(_ name: String) -> Bool {
     unsafe clinux_interface_segments_tcp(descriptor.raw, name) == 1
   }
 

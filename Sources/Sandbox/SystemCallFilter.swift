@@ -72,9 +72,9 @@ public enum SystemCallFilter {
     "sysinfo", "membarrier", "exit", "exit_group",
   ]
 
-  /// Bytes that wait in a socket, and userfaultfd's.
+  /// Bytes that wait in a socket, an interface's features (ethtool), and userfaultfd's.
   private static let ioctls: [UInt64] = [
-    0x5411, 0xc018_aa3f, 0xc020_aa00, 0x8010_aa01, 0x8010_aa02,
+    0x5411, 0x8946, 0xc018_aa3f, 0xc020_aa00, 0x8010_aa01, 0x8010_aa02,
   ]
 
   /// A condition on an argument of a call.

@@ -16,6 +16,8 @@ struct HostSide: ~Copyable {
   let control: ControlOptions?
   /// The port, if it is an interface.
   private let interface: XDPPort?
+  /// To ask what has changed of it: a sandbox lets nobody make another one.
+  private let ethtool: EthtoolSocket?
   /// Held for an interface, nil for the stand-in ports.
   private let owner: InterfaceOwner?
   private let events: LinkEvents?
@@ -48,7 +50,11 @@ struct HostSide: ~Copyable {
   /// Looks at what may have changed of the interface since it was opened.
   /// - Returns: a line for the log, if it has.
   func followInterface() -> String? {
-    interface?.follow(segmentsTCP: Interface.segmentsTCP(port.name))
+    switch ethtool {
+    case .some(let ethtool):
+      interface?.follow(segmentsTCP: ethtool.segmentsTCP(port.name))
+    case nil: nil
+    }
   }
 
   /// What happened to the interface since the last call.
@@ -77,6 +83,7 @@ struct HostSide: ~Copyable {
   private init(standIn port: any HostPort, _ options: Options, _ logger: Logger) {
     self.port = port
     interface = nil
+    ethtool = nil
     hadCarrier = true
     control = ControlOptions(options, nil, logger)
     owner = nil
@@ -101,6 +108,11 @@ struct HostSide: ~Copyable {
     } orSay: {
       "cannot watch \(name): \($0); free descriptors or memory"
     }
+    let ethtool: EthtoolSocket? = try starting {
+      try EthtoolSocket()
+    } orSay: {
+      "cannot ask about \(name): \($0); free descriptors or memory"
+    }
     let membership: PromiscuousMembership? =
       options.noPromiscuous ? nil : try HostSide.makePromiscuous(interface)
     var portOptions = XDPPortOptions(
@@ -117,6 +129,7 @@ struct HostSide: ~Copyable {
     for note in port.notes { logger.notice("\(note)") }
     self.port = port
     self.interface = port
+    self.ethtool = ethtool
     hadCarrier = interface.hasCarrier
     control = ControlOptions(options, interface, logger)
     self.owner = owner
