@@ -2,6 +2,7 @@
 // over everything from `csum_start` to the end of the packet, stored `csum_offset` bytes behind that.
 // The field holds the sum of the pseudo-header, which so becomes part of the total.
 
+@frozen
 public struct ChecksumOffload: Equatable, Sendable {
   /// Byte offset of the first byte that is summed.
   public let start: Int

@@ -10,8 +10,8 @@ public struct FrameHeaders: Equatable, Sendable {
     case ipv6
   }
 
-  public static let tcp: UInt8 = 6
-  public static let udp: UInt8 = 17
+  @inlinable public static var tcp: UInt8 { @inline(__always) get { 6 } }
+  @inlinable public static var udp: UInt8 { @inline(__always) get { 17 } }
 
   public let network: Network
   /// Byte offset of the IP header.
@@ -25,6 +25,8 @@ public struct FrameHeaders: Equatable, Sendable {
   /// The source decides on the way (IPv6 routing header, IPv4 LSRR or SSRR): the destination address
   /// may not be the last.
   public private(set) var isSourceRouted = false
+  /// Its tags are ordinary ones (IEEE 802.1Q), none that a provider puts around them.
+  let hasOrdinaryTags: Bool
   /// Byte offset of the payload of TCP or UDP; nil: neither, or its header is not complete.
   public private(set) var payloadStart: Int?
 
@@ -42,12 +44,15 @@ public struct FrameHeaders: Equatable, Sendable {
     guard var type = reader.word(12) else { return nil }
     var offset = 14
     var tags = 0
+    var ordinary = true
     while type == 0x8100 || type == 0x88a8 || type == 0x9100 {
       guard tags < FrameHeaders.mostTags, let inner = reader.word(offset + 2) else { return nil }
+      if type != 0x8100 { ordinary = false }
       type = inner
       offset += 4
       tags += 1
     }
+    hasOrdinaryTags = ordinary
     networkStart = offset
     transportStart = offset
     switch type {

@@ -23,7 +23,16 @@ public enum InternetChecksum {
       unsafe add(bytes.loadUnaligned(fromByteOffset: i, as: UInt64.self), to: &sum)
       i &+= 8
     }
-    return unsafe sum &+ tail(bytes + i, count: count &- i)
+    if count & 4 != 0 {
+      unsafe sum &+= UInt64(bytes.loadUnaligned(fromByteOffset: i, as: UInt32.self))
+      i &+= 4
+    }
+    if count & 2 != 0 {
+      unsafe sum &+= UInt64(bytes.loadUnaligned(fromByteOffset: i, as: UInt16.self))
+      i &+= 2
+    }
+    if count & 1 != 0 { unsafe sum &+= UInt64(bytes.load(fromByteOffset: i, as: UInt8.self)) }
+    return sum
   }
 
   /// Copies `count` bytes, at most 2^32, and sums them on the way: what is summed is what was
@@ -50,9 +59,24 @@ public enum InternetChecksum {
       add(word, to: &sum)
       i &+= 8
     }
-    let left = count &- i
-    unsafe (destination + i).copyMemory(from: source + i, byteCount: left)
-    return unsafe sum &+ tail(destination + i, count: left)
+    if count & 4 != 0 {
+      let word = unsafe source.loadUnaligned(fromByteOffset: i, as: UInt32.self)
+      unsafe destination.storeBytes(of: word, toByteOffset: i, as: UInt32.self)
+      sum &+= UInt64(word)
+      i &+= 4
+    }
+    if count & 2 != 0 {
+      let word = unsafe source.loadUnaligned(fromByteOffset: i, as: UInt16.self)
+      unsafe destination.storeBytes(of: word, toByteOffset: i, as: UInt16.self)
+      sum &+= UInt64(word)
+      i &+= 2
+    }
+    if count & 1 != 0 {
+      let byte = unsafe source.load(fromByteOffset: i, as: UInt8.self)
+      unsafe destination.storeBytes(of: byte, toByteOffset: i, as: UInt8.self)
+      sum &+= UInt64(byte)
+    }
+    return sum
   }
 
   /// Bytes that are summed at once.
@@ -84,25 +108,12 @@ public enum InternetChecksum {
     sum &+= (word & 0xffff_ffff) &+ (word &>> 32)
   }
 
-  /// Fewer than 8 bytes.
-  @unsafe @inlinable @inline(__always)
-  static func tail(_ bytes: UnsafeRawPointer, count: Int) -> UInt64 {
-    var word: UInt64 = 0
-    for i in 0..<count {
-      unsafe word |= UInt64(bytes.load(fromByteOffset: i, as: UInt8.self)) &<< UInt64(8 &* i)
-    }
-    return (word & 0xffff_ffff) &+ (word &>> 32)
-  }
-
   /// As 16 bits; not complemented.
-  @inlinable
+  @inlinable @inline(__always)
   public static func fold(_ sum: UInt64) -> UInt16 {
-    var sum = (sum & 0xffff_ffff) &+ (sum &>> 32)
-    sum = (sum & 0xffff_ffff) &+ (sum &>> 32)
-    sum = (sum & 0xffff) &+ (sum &>> 16)
-    sum = (sum & 0xffff) &+ (sum &>> 16)
-    sum = (sum & 0xffff) &+ (sum &>> 16)
-    return UInt16(truncatingIfNeeded: sum)
+    // Both halves added to each other: the upper one gets the carry of the lower.
+    let words = UInt32(truncatingIfNeeded: (sum &+ (sum &<< 32 | sum &>> 32)) &>> 32)
+    return UInt16(truncatingIfNeeded: (words &+ (words &<< 16 | words &>> 16)) &>> 16)
   }
 
   /// What `sum` adds to a total if its bytes begin at an odd place of it.
@@ -114,12 +125,12 @@ public enum InternetChecksum {
   public static func word(_ value: UInt16) -> UInt64 { UInt64(value.bigEndian) }
 
   /// The checksum itself, as it is stored.
-  @inlinable
+  @inlinable @inline(__always)
   public static func checksum(_ sum: UInt64) -> UInt16 { ~fold(sum) }
 
   /// As above for UDP, where 0 would say that there is none (RFC 768); TCP takes either of the two
   /// zeroes of this arithmetic.
-  @inlinable
+  @inlinable @inline(__always)
   public static func nonzeroChecksum(_ sum: UInt64) -> UInt16 {
     let value = checksum(sum)
     return value == 0 ? 0xffff : value

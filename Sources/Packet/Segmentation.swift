@@ -53,6 +53,9 @@ public struct Segmentation: Equatable, Sendable {
   /// Bytes of the longest segment, with its headers.
   public var longest: Int { headerLength + min(segmentSize, payloadLength) }
 
+  /// Byte offset of the checksum in the TCP or UDP header.
+  public var checksumOffset: Int { headers.transport == FrameHeaders.tcp ? 16 : 6 }
+
   /// Bytes of payload in segment `index`.
   public func payload(of index: Int) -> Int {
     min(segmentSize, payloadLength - index * segmentSize)
@@ -61,9 +64,10 @@ public struct Segmentation: Equatable, Sendable {
   /// Writes the headers of segment `index`, `headerLength` bytes.
   /// - Parameters:
   ///   - template: those of the packet.
-  ///   - payloadSum: `InternetChecksum` of the segment's payload, as if it began at an even place.
+  ///   - payloadSum: `InternetChecksum` of the segment's payload, as if it began at an even place;
+  ///     nil: the field gets the sum of the pseudo-header alone, for a device to go on with.
   @unsafe public func writeHeaders(
-    of index: Int, from template: UnsafeRawPointer, payloadSum: UInt64,
+    of index: Int, from template: UnsafeRawPointer, payloadSum: UInt64?,
     to destination: UnsafeMutableRawPointer
   ) {
     unsafe destination.copyMemory(from: template, byteCount: headerLength)
@@ -82,7 +86,12 @@ public struct Segmentation: Equatable, Sendable {
     } else {
       unsafe store(transportLength, at: transport + 4)
     }
-    let field = unsafe transport + (isTCP ? 16 : 6)
+    let field = unsafe transport + checksumOffset
+    guard let payloadSum else {
+      let sum = unsafe pseudoHeader(network, transportLength)
+      unsafe field.storeBytes(of: InternetChecksum.fold(sum), as: UInt16.self)
+      return
+    }
     unsafe store(0, at: field)
     let sum =
       unsafe payloadSum

@@ -63,6 +63,14 @@ public struct VirtioNetHeader: Equatable, Sendable {
   @inlinable
   public var needsChecksumFilled: Bool { flags & VirtioNetHeader.needsChecksum != 0 }
 
+  /// A checksum is to be filled in, and nothing else done.
+  @inlinable
+  public var wantsChecksumOnly: Bool {
+    @inline(__always) get {
+      flags & VirtioNetHeader.needsChecksum != 0 && gsoType == VirtioNetHeader.gsoNone
+    }
+  }
+
   /// The packet is to be cut.
   @inlinable
   public var isSegmented: Bool { gsoType != VirtioNetHeader.gsoNone }

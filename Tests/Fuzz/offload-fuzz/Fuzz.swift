@@ -35,6 +35,15 @@ func run(_ input: UnsafeRawBufferPointer) {
     require(headers.transportStart <= copied, "a transport header beyond the bytes")
     require((headers.payloadStart ?? 0) <= copied, "a payload beyond the bytes")
   }
+  if let usual = unsafe UsualHeaders(copy, length: packet.count),
+    let plan = ChecksumOffload(header, of: usual, length: packet.count)
+  {
+    require(plan.field + 2 <= packet.count, "a checksum outside")
+    require(
+      plan == ChecksumOffload(header, of: headers, length: packet.count),
+      "the short look sees other headers than the long one")
+    _ = unsafe usual.fit(copy, length: packet.count)
+  }
   if header.needsChecksumFilled,
     let plan = ChecksumOffload(header, of: headers, length: packet.count)
   {
