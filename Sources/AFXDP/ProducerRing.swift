@@ -28,6 +28,8 @@ public struct RingSlots: Equatable, Sendable {
 enum XDPDescriptor {
   /// XDP_PKT_CONTD (Linux 6.6), which older headers lack.
   @usableFromInline static var continues: UInt64 { @inlinable @inline(__always) get { 1 << 32 } }
+  /// XDP_TX_METADATA (Linux 6.8).
+  @usableFromInline static var hasMetadata: UInt64 { @inlinable @inline(__always) get { 1 << 33 } }
 }
 
 /// Where a mapped ring keeps its parts (if_xdp.h: `xdp_ring_offset`).
@@ -101,16 +103,19 @@ public struct ProducerRing {
     unsafe memory.entries.storeRelaxed64(Int(slot & (memory.size &- 1)) &* 8, address)
   }
 
-  /// Writes an entry of the TX ring (`xdp_desc`): an address, a length in bytes, and whether the
-  /// next entry belongs to the same packet.
+  /// Writes an entry of the TX ring (`xdp_desc`): an address, a length in bytes, whether the next
+  /// entry belongs to the same packet, and whether `TransmitMetadata` lies in front of the address.
   @inlinable @inline(__always)
   public func setDescriptor(
-    address: UInt64, length: UInt32, continues: Bool = false, at slot: UInt32
+    address: UInt64, length: UInt32, continues: Bool = false, hasMetadata: Bool = false,
+    at slot: UInt32
   ) {
     let offset = unsafe Int(slot & (memory.size &- 1)) &* 16
     unsafe memory.entries.storeRelaxed64(offset, address)
     unsafe memory.entries.storeRelaxed64(
-      offset &+ 8, UInt64(length) | (continues ? XDPDescriptor.continues : 0))
+      offset &+ 8,
+      UInt64(length) | (continues ? XDPDescriptor.continues : 0)
+        | (hasMetadata ? XDPDescriptor.hasMetadata : 0))
   }
 
   /// Gives the kernel every reserved slot.

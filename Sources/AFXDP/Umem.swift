@@ -6,11 +6,24 @@ import Linux
 
 extension FrameMemory {
   /// Registers the memory as UMEM of `socket`: aligned chunks, no headroom of ours.
-  func register(with socket: borrowing MappedSocket, for queue: String) throws(XDPSocketError) {
-    var registration = unsafe xdp_umem_reg(
-      addr: UInt64(UInt(bitPattern: layout.pointer(to: 0))), len: UInt64(geometry.length),
-      chunk_size: UInt32(geometry.chunkSize), headroom: 0, flags: 0)
-    guard let error = socket.setOption(XDP_UMEM_REG, &registration) else { return }
+  /// - Parameters:
+  ///   - metadata: with room for it in front of transmitted frames.
+  ///   - checksumByKernel: the kernel does what metadata asks for (XDP_UMEM_TX_SW_CSUM).
+  /// - Returns: false if the kernel knows no metadata, or no such flag; nothing is registered then.
+  func register(
+    with socket: borrowing MappedSocket, for queue: String, metadata: Bool = false,
+    checksumByKernel: Bool = false
+  ) throws(XDPSocketError) -> Bool {
+    // Linux 6.8 to 6.10 need no flag for the length, and older ones ignore it: without the flag there
+    // is no telling them apart.
+    var registration = unsafe clinux_umem_registration(
+      address: UInt64(UInt(bitPattern: layout.pointer(to: 0))), length: UInt64(geometry.length),
+      chunk_size: UInt32(geometry.chunkSize), headroom: 0,
+      flags: (metadata ? TransmitMetadata.lengthFlag : 0)
+        | (checksumByKernel ? TransmitMetadata.checksumByKernelFlag : 0),
+      transmit_metadata_length: UInt32(metadata ? TransmitMetadata.length : 0))
+    guard let error = socket.setOption(XDP_UMEM_REG, &registration) else { return true }
+    if metadata && error.code == EINVAL { return false }
     let size = "\(geometry.length / 1024) KiB of frame memory"
     guard error.code == ENOBUFS else {
       throw XDPSocketError("cannot register \(size) for \(queue): \(error)", error)

@@ -86,6 +86,9 @@ public struct XDPSocket: ~Copyable, Sendable {
   /// Why zero-copy was wanted and not got; nil if it was got or not wanted.
   public let copyReason: String?
   public let busyPolling: BusyPolling
+  public let checksumFiller: ChecksumFiller
+  /// Bytes of its chunk before a transmitted frame.
+  public let transmitOffset: Int
   public let rings: HotState<XDPRings>
   public let memory: FrameMemory
   private let socket: MappedSocket
@@ -96,14 +99,16 @@ public struct XDPSocket: ~Copyable, Sendable {
   ///   - mode: where the program that will feed the socket is attached.
   ///   - multiBuffer: packets may lie in several frames; see `multiBufferRefusal`.
   ///   - busyPolling: asks for it.
+  ///   - checksums: who shall fill in checksums, of packets that lie in one frame.
   public init(
     interface: XDPInterface, queue: Int, memory: consuming FrameMemory,
     sizes: XDPRingSizes = XDPRingSizes(), mode: XDPMode, copyMode: CopyModeChoice,
-    multiBuffer: Bool = false, busyPolling: Bool = false
+    multiBuffer: Bool = false, busyPolling: Bool = false, checksums: ChecksumChoice = .daemon
   ) throws(XDPSocketError) {
     let place = "\(interface.name) queue \(queue)"
     var socket = try XDPSocket.open(for: place)
-    try memory.register(with: socket, for: place)
+    let probe = ChecksumProbe(checksums, interface, mode: mode, copyMode: copyMode)
+    let refusal = try probe.register(memory, with: socket, for: place)
     var rings = try XDPSocket.makeRings(&socket, memory, sizes, for: place)
     _ = rings.refill()
     socket.raiseTransmitLimits()
@@ -113,6 +118,8 @@ public struct XDPSocket: ~Copyable, Sendable {
     self.busyPolling = busyPolling ? socket.preferBusyPolling() : .off
     let options = try? socket.option(XDP_OPTIONS, default: xdp_options())
     zeroCopy = options.map { $0.flags & UInt32(XDP_OPTIONS_ZEROCOPY) != 0 } ?? false
+    transmitOffset = refusal == nil ? TransmitMetadata.frameOffset : 0
+    checksumFiller = probe.filler(refusal: refusal, zeroCopy: zeroCopy)
     transmitPath = TransmitPath(zeroCopy: zeroCopy, driver: driverName(of: interface.name))
     self.interface = interface
     self.queue = queue

@@ -116,6 +116,28 @@ int clinux_interface_segments_tcp(int socket, const char *name) {
   return result < 0 ? result : on != 0;
 }
 
+int clinux_interface_private_flag(int socket, const char *name, const char *flag) {
+  struct ethtool_drvinfo info = {.cmd = ETHTOOL_GDRVINFO};
+  int result = ethtool(socket, name, &info);
+  if (result < 0) return result;
+  /* The flags are the bits of one word. */
+  unsigned count = info.n_priv_flags < 32 ? info.n_priv_flags : 32;
+  struct ethtool_gstrings *names = calloc(1, sizeof *names + 32 * ETH_GSTRING_LEN);
+  if (!names) return -ENOMEM;
+  *names = (struct ethtool_gstrings){
+      .cmd = ETHTOOL_GSTRINGS, .string_set = ETH_SS_PRIV_FLAGS, .len = count};
+  uint32_t bits = 0;
+  if (count > 0) result = ethtool(socket, name, names);
+  if (result == 0 && count > 0) result = ethtool_value(socket, name, ETHTOOL_GPFLAGS, &bits);
+  if (result == 0) result = -ENOENT;
+  for (unsigned i = 0; result == -ENOENT && i < count; i++) {
+    if (strncmp((char *)names->data + i * ETH_GSTRING_LEN, flag, ETH_GSTRING_LEN) == 0)
+      result = bits >> i & 1;
+  }
+  free(names);
+  return result;
+}
+
 int clinux_promiscuous_socket(int index) {
   /* Protocol 0: the socket gets no frames, so it costs the receive path nothing. */
   int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);

@@ -2,6 +2,7 @@
 //
 // A packet lies in one frame, or, where the port takes that, in several that follow one another.
 // It never straddles two batches, so nobody has to remember half a packet.
+public import AFXDP
 
 /// A packet, an Ethernet frame without FCS, or a part of one, in the port's frame memory.
 @unsafe @frozen
@@ -10,12 +11,13 @@ public struct Frame {
   public var data: UnsafeMutableRawPointer
   /// Bytes; for an empty transmit frame, the room at `data`.
   public var length: UInt32
-  /// Token, and marks in the highest bits.
+  /// Token, and flags in the highest four bits.
   @usableFromInline var word: UInt32
 
   @usableFromInline static var continuesBit: UInt32 { @inlinable get { 1 << 31 } }
   @usableFromInline static var mergedBit: UInt32 { @inlinable get { 1 << 30 } }
   @usableFromInline static var verifiedBit: UInt32 { @inlinable get { 1 << 29 } }
+  @usableFromInline static var metadataBit: UInt32 { @inlinable get { 1 << 28 } }
   @usableFromInline static var tokenMask: UInt32 { @inlinable get { 1 << 28 - 1 } }
 
   /// - Parameter token: less than 2^28.
@@ -58,6 +60,20 @@ public struct Frame {
     @inline(__always) set {
       unsafe word = newValue ? word | Frame.verifiedBit : word & ~Frame.verifiedBit
     }
+  }
+
+  /// Of a frame to transmit: `TransmitMetadata` lies in front of `data`.
+  @inlinable
+  public var hasMetadata: Bool {
+    @inline(__always) get { unsafe word & Frame.metadataBit != 0 }
+  }
+
+  /// Leaves the checksum over everything from byte `start` on, to be stored `offset` bytes behind
+  /// that, to the device; only of a packet in one frame, and where `HostPortQueue.fillsChecksums`.
+  @inlinable @inline(__always)
+  public mutating func leaveChecksum(from start: UInt16, at offset: UInt16) {
+    unsafe TransmitMetadata.requestChecksum(from: start, at: offset, of: data)
+    unsafe word |= Frame.metadataBit
   }
 }
 

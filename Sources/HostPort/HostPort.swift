@@ -72,6 +72,9 @@ public protocol HostPortQueue: AnyObject, Sendable {
   /// Frames that a packet takes at most, in either direction: 1 to
   /// `FrameBatch.standardCapacity`.
   var framesPerPacket: Int { get }
+  /// The device fills in the checksum of a packet in one frame that asks for it
+  /// (`Frame.leaveChecksum`); frames that `reserve` hands out have room for that in front.
+  var fillsChecksums: Bool { get }
 
   /// Appends received frames to `batch`, which has room for a packet, until no further packet fits
   /// or none wait; refills the fill ring.
@@ -105,6 +108,7 @@ public protocol HostPortQueue: AnyObject, Sendable {
 }
 
 extension HostPortQueue {
+  public var fillsChecksums: Bool { false }
   public var hasFramesWaiting: Bool { isAlwaysReadable }
   public var bulkLane: BulkLane? { nil }
   public func sendUncut(_ packet: borrowing GatheredPacket, isRepeatable: Bool) -> BulkOutcome {

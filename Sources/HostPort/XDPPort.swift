@@ -29,6 +29,8 @@ public struct XDPPortOptions: Sendable {
   public var segmentsTCP = false
   /// The other end of a veth, if it runs an XDP program.
   public var peerWithXDP: String?
+  /// Who shall fill in the checksums that frames leave open.
+  public var checksums: ChecksumChoice = .auto
 
   public init(interface: XDPInterface, mtu: Int, queueCount: Int = 1, numaNode: Int? = nil) {
     self.interface = interface
@@ -115,7 +117,7 @@ public final class XDPPort: HostPort {
       socket = try XDPSocket(
         interface: options.interface, queue: index, memory: memory, sizes: options.rings,
         mode: program.mode, copyMode: options.copyMode, multiBuffer: framesPerPacket > 1,
-        busyPolling: options.busyPolling)
+        busyPolling: options.busyPolling, checksums: options.checksums)
     } catch {
       throw PortError(error.description)
     }

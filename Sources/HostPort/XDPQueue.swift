@@ -31,7 +31,10 @@ final class XDPQueue: HostPortQueue {
   let bulkLane: BulkLane?
   let gate: LaneGate
   private let fd: CInt
+  let fillsChecksums: Bool
   private let longestFrame: UInt32
+  /// Bytes of its chunk before a transmitted frame.
+  private let transmitOffset: Int
   /// The kernel does the device's work for this queue only when it is called.
   private let drivesDevice: Bool
   /// Keeps the program attached.
@@ -74,10 +77,17 @@ final class XDPQueue: HostPortQueue {
     fd = socket.descriptor
     descriptor = fd
     longestFrame = UInt32(socket.memory.geometry.frameRoom)
+    transmitOffset = socket.transmitOffset
     var mode = "\(program.mode.rawValue), \(socket.zeroCopy ? "zero-copy" : "copy")"
     if let reason = socket.copyReason { mode += " (\(reason))" }
     if framesPerPacket > 1 { mode += ", up to \(framesPerPacket) frames a packet" }
     mode += "; transmit: \(socket.transmitPath.rawValue)"
+    fillsChecksums =
+      switch socket.checksumFiller {
+      case .daemon: false
+      case .nic, .kernel, .unchecked: true
+      }
+    mode += "; checksums: \(socket.checksumFiller.text)"
     mode += "; frame memory in \(socket.memory.pages == .huge ? "huge" : "normal") pages"
     if let node = socket.memory.node { mode += " on NUMA node \(node)" }
     mode += "; bulk lane: \(bulkLane == nil ? "off" : "packet") (\(bulkReason))"
@@ -183,7 +193,8 @@ final class XDPQueue: HostPortQueue {
     let layout = socket.rings.value.layout
     unsafe batch.append(count: Int(most)) {
       let chunk = socket.rings.value.transmitFrames.pop()
-      return unsafe Frame(data: layout.pointer(to: chunk), length: longestFrame, token: chunk)
+      return unsafe Frame(
+        data: layout.pointer(to: chunk) + transmitOffset, length: longestFrame, token: chunk)
     }
     link.value.handedOut &+= most
   }
@@ -225,7 +236,8 @@ final class XDPQueue: HostPortQueue {
       // Kernels before 6.12 lose a frame with an invalid descriptor for good.
       if unsafe frame.length >= XDPQueue.shortestFrame && frame.length <= longestFrame {
         unsafe socket.rings.value.transmit.setDescriptor(
-          address: layout.address(of: frame.data), length: frame.length, at: slot)
+          address: layout.address(of: frame.data), length: frame.length,
+          hasMetadata: frame.hasMetadata, at: slot)
         slot = slot &+ 1
       } else {
         unsafe socket.rings.value.transmitFrames.push(frame.token)
@@ -264,7 +276,7 @@ final class XDPQueue: HostPortQueue {
         if isValid {
           unsafe socket.rings.value.transmit.setDescriptor(
             address: layout.address(of: frame.data), length: frame.length,
-            continues: frame.continues, at: slot)
+            continues: frame.continues, hasMetadata: frame.hasMetadata, at: slot)
           slot = slot &+ 1
         } else {
           unsafe socket.rings.value.transmitFrames.push(frame.token)

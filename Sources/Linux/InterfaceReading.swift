@@ -30,6 +30,13 @@ extension Interface {
       peer: try peer(of: link, among: links, netlink, ethtool))
   }
 
+  /// Whether the driver's own flag (ethtool --show-priv-flags) is set; nil if it has none that is
+  /// called so, or does not tell.
+  public static func driverFlag(_ flag: String, of name: String) -> Bool? {
+    guard let ethtool = try? EthtoolSocket() else { return nil }
+    return ethtool.driverFlag(flag, of: name)
+  }
+
   /// The interface and, transitively, every device on top of it, each with what the host has on it.
   private static func hostUses(
     of link: Link, among links: [Link], _ netlink: borrowing NetlinkSocket
@@ -258,6 +265,11 @@ public struct EthtoolSocket: ~Copyable, Sendable {
       return (nil, nil)
     }
     return (speed == 0 || speed == .max ? nil : speed, duplex > 1 ? nil : duplex == 1)
+  }
+
+  func driverFlag(_ flag: String, of name: String) -> Bool? {
+    let result = unsafe clinux_interface_private_flag(descriptor.raw, name, flag)
+    return result < 0 ? nil : result == 1
   }
 
   func defersChecksum(_ name: String) -> Bool? {

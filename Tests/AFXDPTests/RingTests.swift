@@ -110,6 +110,17 @@ private let starts: [UInt32] = [0, 5, .max, .max - 3, .max - 20, 0x7fff_fffc]
     #expect(fake.word(1, entrySize: 16, offset: 8) == 0xffff_ffff)
   }
 
+  @Test("a descriptor says whether metadata lies in front of its frame")
+  func metadata() {
+    let fake = FakeRing(startingAt: 0)
+    var ring = unsafe ProducerRing(fake.memory)
+    _ = ring.reserve(2)
+    ring.setDescriptor(address: 0x1040, length: 60, hasMetadata: true, at: 0)
+    ring.setDescriptor(address: 0x2040, length: 60, continues: true, hasMetadata: true, at: 1)
+    #expect(fake.word(0, entrySize: 16, offset: 8) == 0x2_0000_003c)
+    #expect(fake.word(1, entrySize: 16, offset: 8) == 0x3_0000_003c)
+  }
+
   @Test("the wake-up flag is the kernel's bit 0")
   func wakeUp() {
     let fake = FakeRing(startingAt: 0)

@@ -44,6 +44,27 @@ extension OnInterfaces {
       }
     }
 
+    @Test("room for metadata in front of frames changes nothing for packets that ask for nothing")
+    func metadata() throws {
+      try PrivateNetwork.withVeth(mtu: 9000) { a, b in
+        var asking = options(a, mtu: 9000)
+        asking.checksums = .unchecked
+        let near = try XDPPort(asking).openQueue(0)
+        #expect(near.fillsChecksums && near.mode.contains("checksums: whoever comes next"))
+        let far = try XDPPort(options(b, mtu: 9000)).openQueue(0)
+        #expect(!far.fillsChecksums)
+        let frames = (0..<60).map {
+          frame(size: MultiBufferTests.sizes[$0 % MultiBufferTests.sizes.count], number: $0)
+        }
+        #expect(near.send(frames) == 60)
+        #expect(far.collect(60) == frames)
+        #expect(far.send(frames) == 60)
+        #expect(near.collect(60) == frames)
+        #expect(near.statistics.counters.allSatisfy { $0.value == 0 }, "\(near.statistics)")
+        #expect(near.freeTransmitFrames(expecting: 1536) >= 1024)
+      }
+    }
+
     @Test("a packet is never split between two batches, however small their room")
     func batches() throws {
       try PrivateNetwork.withVeth(mtu: 9000) { a, b in

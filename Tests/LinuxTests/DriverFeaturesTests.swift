@@ -22,6 +22,27 @@ struct DriverFeaturesTests {
     #expect(DriverFeatures(attributes: [1: [7, 0, 0, 0]]) == nil)
   }
 
+  @Test("what the kernel sends of an interface is read as it lies in the message")
+  func message() {
+    // Of a veth, from Linux 6.18, behind genlmsghdr: ifindex, xdp-features, xdp-rx-metadata-features,
+    // xsk-features.
+    var body: [UInt8] = [
+      1, 1, 0, 0, 8, 0, 1, 0, 3, 0, 0, 0, 12, 0, 3, 0, 35, 0, 0, 0, 0, 0, 0, 0, 12, 0, 5, 0, 7,
+      0, 0, 0, 0, 0, 0, 0, 12, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ]
+    let veth = DriverFeatures(attributes: NetlinkMessage(body: body).attributes(after: 4))
+    #expect(
+      veth == DriverFeatures(xdp: [.basic, .redirect, .fragments], transmitMetadata: []))
+    // The same with tx-timestamp and tx-checksum.
+    body[40] = 3
+    let both = DriverFeatures(attributes: NetlinkMessage(body: body).attributes(after: 4))
+    #expect(both?.transmitMetadata == [.timestamp, .checksum])
+    for length in 0..<body.count {
+      let cut = NetlinkMessage(body: Array(body.prefix(length))).attributes(after: 4)
+      #expect(DriverFeatures(attributes: cut)?.transmitMetadata == nil)
+    }
+  }
+
   @Test("the loopback interface, which runs no XDP program itself, is answered for")
   func loopback() throws {
     // Kernels before 6.3 do not know.

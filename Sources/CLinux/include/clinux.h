@@ -24,6 +24,12 @@ int setns(int fd, int type);
 int unshare(int flags);
 int accept4(int fd, struct sockaddr *__restrict address, socklen_t *__restrict length, int flags);
 
+/* struct xdp_umem_reg of Linux 6.8 and later; older headers lack the last field. */
+struct clinux_umem_registration {
+  uint64_t address, length;
+  uint32_t chunk_size, headroom, flags, transmit_metadata_length;
+};
+
 /* Most descriptors one vhost-user message may carry (VHOST_MEMORY_BASELINE_NREGIONS). */
 #define CLINUX_MAX_FDS 8
 

@@ -42,6 +42,10 @@ int clinux_interface_defers_checksum(int socket, const char *name);
 /* ETHTOOL_GTSO: 1 if large TCP packets are left to the interface to cut, else 0. */
 int clinux_interface_segments_tcp(int socket, const char *name);
 
+/* ETHTOOL_GPFLAGS: 1 if the driver's own flag of this name is set, else 0; -ENOENT if the driver has
+ * none that is called so. */
+int clinux_interface_private_flag(int socket, const char *name, const char *flag);
+
 /* A packet socket that receives nothing and keeps interface `index` promiscuous until it is
  * closed. */
 int clinux_promiscuous_socket(int index);
