@@ -15,7 +15,7 @@ extension FeatureTable {
       0, "CSUM",
       .offered(
         when: "without --disable-offload=csum",
-        effect: "the checksum of a packet that the guest sends is filled in while it is copied",
+        effect: "the checksum of a packet that the guest sends is filled in, here or by the NIC",
         test: "a checksum that the guest leaves open is filled in, whatever the packet")),
     FeatureRow(
       1, "GUEST_CSUM",

@@ -1,8 +1,8 @@
 // What a guest's driver leaves to the device: the checksum of a packet, or cutting it into segments.
 //
 // A packet's headers are copied once into private memory, and only that copy is looked at; it is also
-// what leaves.  The payload is summed while it is copied into the frames.  `hdr_len` is not used: it
-// is a hint, and drivers have been wrong about it.
+// what leaves.  The payload is summed while it is copied into the frames, unless the device that sends
+// them does it.  `hdr_len` is not used: it is a hint, and drivers have been wrong about it.
 //
 // Hostile: header and packet.  What contradicts itself is dropped and counted, never guessed.
 import Virtqueue
@@ -21,6 +21,8 @@ public enum Offload: String, CaseIterable, Sendable {
   case receiveChecksum = "rxcsum"
   /// Merging received TCP and UDP, over IPv4 and IPv6.
   case merging = "gro"
+  /// The daemon's own: leaving checksums to the NIC.  Nothing that a driver gets to see.
+  case hardwareChecksum = "hwcsum"
 }
 
 extension VirtioFeatures {
@@ -76,6 +78,7 @@ extension TransmitPath {
       return 0
     }
     let length = buffers.byteCount &- headerLength
+    if moveUsual(header, length: length, toFrame: first) { return 1 }
     let copied = min(length, HeaderCopy.capacity)
     unsafe buffers.copy(from: headerLength, length: copied, to: headerCopy.bytes)
     let headers = unsafe FrameHeaders(headerCopy.bytes, count: copied)
@@ -88,87 +91,6 @@ extension TransmitPath {
     }
     counters.drop(.badOffload)
     return 0
-  }
-
-  // MARK: checksum
-
-  private func fillChecksum(
-    _ plan: ChecksumOffload, length: Int, copied: Int, toFrame first: Int
-  ) -> Int {
-    let room = unsafe Int(batch[first].length)
-    guard length <= room &* framesPerPacket else {
-      counters.drop(.tooLong)
-      return 0
-    }
-    // The first frame of several has more room than any headers need.
-    guard plan.field &+ 2 <= room else {
-      counters.drop(.badOffload)
-      return 0
-    }
-    var sum: UInt64 = 0
-    var index = first
-    var written = 0
-    while written < length {
-      let end = min(written &+ room, length)
-      sum &+= unsafe write(
-        written..<end, to: batch[index].data, summedFrom: plan.start, copied: copied)
-      unsafe batch[index].length = UInt32(truncatingIfNeeded: end &- written)
-      unsafe batch[index].continues = end < length
-      written = end
-      index &+= 1
-    }
-    let field = unsafe batch[first].data + plan.field
-    unsafe field.storeBytes(of: InternetChecksum.nonzeroChecksum(sum), as: UInt16.self)
-    return index &- first
-  }
-
-  /// Copies the packet's bytes `range`; returns what those from `start` on add to the sum over all of
-  /// these.  The first `copied` are taken from the private copy.
-  private func write(
-    _ range: Range<Int>, to destination: UnsafeMutableRawPointer, summedFrom start: Int, copied: Int
-  ) -> UInt64 {
-    var sum: UInt64 = 0
-    var next = range.lowerBound
-    let own = min(range.upperBound, copied)
-    if next < own {
-      unsafe destination.copyMemory(from: headerCopy.bytes + next, byteCount: own &- next)
-      let from = max(next, start)
-      if from < own {
-        let part = unsafe InternetChecksum.sum(headerCopy.bytes + from, count: own &- from)
-        sum &+= (from &- start) & 1 == 0 ? part : InternetChecksum.atOddPlace(part)
-      }
-      next = own
-    }
-    let unsummed = min(range.upperBound, start)
-    if next < unsummed {
-      unsafe buffers.copy(
-        from: headerLength &+ next, length: unsummed &- next,
-        to: destination + (next &- range.lowerBound))
-      next = unsummed
-    }
-    if next < range.upperBound {
-      sum &+= unsafe copySumming(
-        next..<range.upperBound, to: destination + (next &- range.lowerBound),
-        place: next &- start)
-    }
-    return sum
-  }
-
-  /// Copies the packet's bytes `range` from guest memory; returns their sum, as part of one in which
-  /// they begin at byte `place`.
-  @inline(__always)
-  private func copySumming(
-    _ range: Range<Int>, to destination: UnsafeMutableRawPointer, place: Int
-  ) -> UInt64 {
-    var sum: UInt64 = 0
-    var done = 0
-    unsafe buffers.forEachPiece(from: headerLength &+ range.lowerBound, length: range.count) {
-      bytes, count in
-      let part = unsafe InternetChecksum.copy(bytes, to: destination + done, count: count)
-      sum &+= (place &+ done) & 1 == 0 ? part : InternetChecksum.atOddPlace(part)
-      done &+= count
-    }
-    return sum
   }
 
   // MARK: segments
@@ -210,6 +132,10 @@ extension TransmitPath {
   ) -> Int {
     let payload = plan.payload(of: number)
     let start = plan.headerLength &+ number &* plan.segmentSize
+    if deviceFillsChecksums && plan.longest <= room && plan.headers.areUsual {
+      writeOpenSegment(number, of: plan, toFrame: first)
+      return 1
+    }
     var sum: UInt64 = 0
     var done = 0
     var index = first
@@ -227,5 +153,19 @@ extension TransmitPath {
     unsafe plan.writeHeaders(
       of: number, from: headerCopy.bytes, payloadSum: sum, to: batch[first].data)
     return index &- first
+  }
+
+  /// Writes a segment whose checksum the device fills in; it fits a frame.
+  private func writeOpenSegment(_ number: Int, of plan: Segmentation, toFrame index: Int) {
+    let payload = plan.payload(of: number)
+    let data = unsafe batch[index].data
+    unsafe buffers.copy(
+      from: headerLength &+ plan.headerLength &+ number &* plan.segmentSize, length: payload,
+      to: data + plan.headerLength)
+    unsafe plan.writeHeaders(of: number, from: headerCopy.bytes, payloadSum: nil, to: data)
+    unsafe batch[index].length = UInt32(truncatingIfNeeded: plan.headerLength &+ payload)
+    unsafe batch[index].leaveChecksum(
+      from: UInt16(truncatingIfNeeded: plan.headers.transportStart),
+      at: UInt16(truncatingIfNeeded: plan.checksumOffset))
   }
 }

@@ -26,6 +26,10 @@ package final class TransmitPath {
   let offloads: TransmitOffloads
   let headerCopy = HeaderCopy()
   let uncut: UncutPackets
+  /// Packets may ask for it.
+  let mayFillChecksums: Bool
+  /// The port's device does it, of packets in one frame.
+  let deviceFillsChecksums: Bool
   private let gathered: FixedBuffer<SingleBuffer>
   private let starved = HotState(false)
   private let held = HotState(Held())
@@ -52,6 +56,8 @@ package final class TransmitPath {
     headerLength = VirtioNetHeader.length(for: config.features)
     self.port = port
     framesPerPacket = port.framesPerPacket
+    mayFillChecksums = config.features.contains(.csum)
+    deviceFillsChecksums = port.fillsChecksums
     self.counters = counters
     buffers = DeviceReadableBuffers(capacity: max(1024, 2 * config.size))
     offloads = TransmitOffloads(features: config.features)
@@ -217,6 +223,7 @@ package final class TransmitPath {
   @inline(never)
   private func move(_ buffer: SingleBuffer, toFrame index: Int, of count: Int) -> Int? {
     guard hasFrames(after: index, for: count) else { return nil }
+    if moveUsual(buffer, toFrame: index) { return 1 }
     buffers.become(buffer)
     return copyPacket(toFrame: index)
   }

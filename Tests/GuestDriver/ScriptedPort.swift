@@ -21,6 +21,8 @@ public final class ScriptedPort: HostPort {
     public var framesPerFlush = Int.max
     /// Sent frames come back at the next `reserve`; else after `complete`.
     public var completesAtOnce = true
+    /// Plays a device that fills in checksums.
+    public var fillsChecksums = false
     /// False for measuring: sent frames are counted only, and nothing here allocates.
     public var records = true
     /// A frame of this many bytes is always there to be received (0: only injected ones).

@@ -8,9 +8,13 @@ import Synchronization
 public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
   public let index: Int
   public var framesPerPacket: Int { options.framesPerPacket }
+  public var fillsChecksums: Bool { options.fillsChecksums }
   public let mode = "scripted"
   private let options: ScriptedPort.Options
   private let memory: UnsafeMutableRawPointer
+  /// Bytes from a frame to the next, and in front of each.
+  private let stride: Int
+  private let room: Int
   private let readable: EventDescriptor
   private let state: Mutex<State>
 
@@ -31,6 +35,9 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
     var offsets: [Int]
     /// The frame after it in the transmit ring belongs to the same packet, by token.
     var continues: [Bool]
+    /// Metadata lies in front of it, by token.
+    var requests: [Bool]
+    var requestCount = 0
     /// What the kernel has taken of a packet that it has not taken whole.
     var partial: [UInt8] = []
     /// Taken by the kernel, not completed.
@@ -53,13 +60,16 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
     self.index = index
     self.options = options
     let frames = options.receiveFrames + options.transmitFrames
-    unsafe memory = .allocate(byteCount: max(1, frames * options.frameSize), alignment: 4096)
-    unsafe memory.initializeMemory(as: UInt8.self, repeating: 0, count: frames * options.frameSize)
+    room = options.fillsChecksums ? 64 : 0
+    stride = options.frameSize + room
+    unsafe memory = .allocate(byteCount: max(1, frames * stride), alignment: 4096)
+    unsafe memory.initializeMemory(as: UInt8.self, repeating: 0, count: frames * stride)
     readable = try EventDescriptor()
     var state = State(
       places: Array(repeating: .pool, count: frames), lengths: Array(repeating: 0, count: frames),
       offsets: Array(repeating: 0, count: frames),
-      continues: Array(repeating: false, count: frames))
+      continues: Array(repeating: false, count: frames),
+      requests: Array(repeating: false, count: frames))
     state.receivePool = (0..<options.receiveFrames).map { UInt32($0) }
     state.transmitPool = (0..<options.transmitFrames).map { UInt32(options.receiveFrames + $0) }
     state.queued.reserveCapacity(frames)
@@ -132,6 +142,36 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
     }
   }
 
+  /// Packets that left their checksum to the device.
+  public var checksumRequestCount: Int { state.withLock { $0.requestCount } }
+
+  /// What a device makes of the metadata in front of `frame`.
+  private func fillChecksum(_ frame: UnsafeMutableRawPointer, _ state: inout State) {
+    let metadata = unsafe frame - 24
+    let flags = unsafe metadata.loadUnaligned(as: UInt64.self)
+    let from = unsafe Int(metadata.loadUnaligned(fromByteOffset: 8, as: UInt16.self))
+    let field =
+      unsafe from + Int(metadata.loadUnaligned(fromByteOffset: 10, as: UInt16.self))
+    guard options.fillsChecksums, flags == 2, from >= 14, field + 2 <= state.partial.count else {
+      state.problems.append("flush: metadata with flags \(flags), \(from), \(field)")
+      return
+    }
+    state.requestCount += 1
+    var sum = 0
+    for i in from..<state.partial.count {
+      sum += Int(state.partial[i]) << ((i - from) % 2 == 0 ? 8 : 0)
+    }
+    while sum > 0xffff { sum = sum >> 16 + sum & 0xffff }
+    let checksum = sum == 0xffff ? 0xffff : ~sum & 0xffff
+    state.partial[field] = UInt8(checksum >> 8)
+    state.partial[field + 1] = UInt8(checksum & 0xff)
+  }
+
+  /// First byte of a frame.
+  private func data(of token: UInt32) -> UnsafeMutableRawPointer {
+    unsafe memory + Int(token) * stride + room
+  }
+
   // MARK: HostPortQueue
 
   public var bulkLane: BulkLane? { options.bulkLane }
@@ -169,7 +209,7 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
         for number in 1...frames {
           let part = min(options.frameSize, length - start)
           let token = state.receivePool.removeLast()
-          let place = unsafe memory + Int(token) * options.frameSize
+          let place = unsafe data(of: token)
           if options.endlessFrameLength == 0 {
             unsafe state.incoming[state.nextIncoming].withUnsafeBytes {
               guard let base = $0.baseAddress else { return }
@@ -217,8 +257,7 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
         state.places[Int(token)] = .dataPath
         unsafe batch.append(
           Frame(
-            data: memory + Int(token) * options.frameSize, length: UInt32(options.frameSize),
-            token: token))
+            data: data(of: token), length: UInt32(options.frameSize), token: token))
         count += 1
       }
     }
@@ -237,7 +276,7 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
           state.transmitPool.append(token)
           continue
         }
-        let offset = unsafe frame.data - (memory + Int(token) * options.frameSize)
+        let offset = unsafe frame.data - data(of: token)
         let length = unsafe Int(frame.length)
         guard offset >= 0, length > 0, offset + length <= options.frameSize else {
           state.problems.append("transmit: frame \(token) is \(length) bytes at offset \(offset)")
@@ -247,6 +286,7 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
         state.offsets[Int(token)] = offset
         state.lengths[Int(token)] = UInt32(length)
         state.continues[Int(token)] = unsafe frame.continues
+        state.requests[Int(token)] = unsafe frame.hasMetadata
         frames += 1
         if frames > options.framesPerPacket {
           state.problems.append("transmit: a packet of \(frames) frames")
@@ -273,8 +313,13 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
         if isEnd { state.transmittedCount += 1 }
         state.transmittedBytes += length
         if options.records {
-          let start = unsafe memory + Int(token) * options.frameSize + state.offsets[Int(token)]
+          let start = unsafe data(of: token) + state.offsets[Int(token)]
+          let isStart = state.partial.isEmpty
           unsafe state.partial += UnsafeRawBufferPointer(start: start, count: length)
+          if state.requests[Int(token)] {
+            if !isStart || !isEnd { state.problems.append("flush: metadata of several frames") }
+            unsafe fillChecksum(start, &state)
+          }
           if isEnd {
             state.transmitted.append(state.partial)
             state.partial = []
