@@ -125,6 +125,7 @@ struct HostSide: ~Copyable {
     portOptions.bulkLane = options.bulkLane ?? .auto
     portOptions.segmentsTCP = interface.segmentsTCP
     portOptions.peerWithXDP = interface.peer.flatMap { $0.runsXDP ? $0.name : nil }
+    portOptions.checksums = options.offloads.contains(.hardwareChecksum) ? .auto : .daemon
     let port = try starting { try XDPPort(portOptions) }
     for note in port.notes { logger.notice("\(note)") }
     self.port = port

@@ -192,11 +192,12 @@ struct Options: ParsableArguments {
   @Option(
     name: .customLong("disable-offload"),
     help: ArgumentHelp(
-      "What the guest shall do itself: a list of csum, tso, uso, rxcsum and gro.",
+      "What is not to be left to others: a list of csum, tso, uso, rxcsum, gro and hwcsum.",
       discussion: """
-        csum is the checksum of packets that it sends, tso and uso cutting those of TCP and UDP. \
-        Without csum there is neither of the others. rxcsum is the checksum of packets that it \
-        receives, gro merging those, and goes with rxcsum.
+        csum is the checksum of packets that the guest sends, tso and uso cutting those of TCP and \
+        UDP: what is named the guest does itself. Without csum there is neither of the others. \
+        rxcsum is the checksum of packets that it receives, gro merging those, and goes with rxcsum. \
+        hwcsum is the checksum by the network card: the daemon fills it in then.
         """, valueName: "list"), transform: OffloadList.init(option:))
   var disabledOffloads = OffloadList(offloads: [])
 

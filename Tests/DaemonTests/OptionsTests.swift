@@ -83,6 +83,15 @@ struct OptionsTests {
     #expect(options.controlQueue && options.guestAddress?.description == "52:54:00:12:34:56")
   }
 
+  @Test("offloads are switched off by name, the network card's checksum apart from the guest's")
+  func offloads() throws {
+    #expect(try options("--fd=3", "--interface=eth1").offloads == Set(Offload.allCases))
+    let some = try options("--fd=3", "--interface=eth1", "--disable-offload=hwcsum,uso").offloads
+    #expect(some == Set(Offload.allCases).subtracting([.hardwareChecksum, .uso]))
+    let disabled = try options("--fd=3", "--interface=eth1", "--disable-offload", "csum").offloads
+    #expect(disabled.contains(.hardwareChecksum) && !disabled.contains(.checksum))
+  }
+
   @Test("the stand-in ports are told from interfaces by their colon")
   func ports() throws {
     #expect(try options("--fd=3", "--interface=null:").port == .null)
@@ -149,6 +158,7 @@ struct OptionsTests {
       (["--fd=3", "--interface=eth1", "--xdp-mode=driver"], "'native'"),
       (["--fd=3", "--interface=eth1", "--copy-mode=none"], "'zero-copy'"),
       (["--fd=3", "--interface=eth1", "--log-level=loud"], "notice"),
+      (["--fd=3", "--interface=eth1", "--disable-offload=hwsum"], "hwcsum"),
       (["--fd=3", "--interface=eth1", "--nonsense"], "--nonsense"),
       (["--fd=3", "--interface=eth1", "eth2"], "eth2"),
     ])
