@@ -110,7 +110,7 @@ struct TapTests {
     _ arguments: [String], protocol: UInt16, _ body: (CInt) throws -> Void,
     check: (String) -> Void
   ) throws {
-    let backEnd = try BackEndThread("tap\(arguments.joined())")
+    let backEnd = try BackEndThread("tap\(`protocol`)\(arguments.joined())")
     let ours = arguments.filter {
       $0.hasPrefix("--without") || $0.hasPrefix("--rec") || $0.hasPrefix("--spin") || $0 == "--napi"
     }
