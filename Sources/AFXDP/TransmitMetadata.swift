@@ -35,6 +35,18 @@ public enum TransmitMetadata {
     unsafe metadata.storeBytes(of: start, toByteOffset: 8, as: UInt16.self)
     unsafe metadata.storeBytes(of: offset, toByteOffset: 10, as: UInt16.self)
   }
+
+  /// What `requestChecksum` has asked for.
+  @unsafe
+  public static func requestedChecksum(
+    of frame: UnsafeMutableRawPointer
+  ) -> (start: UInt16, offset: UInt16) {
+    let metadata = unsafe frame - length
+    return unsafe (
+      metadata.load(fromByteOffset: 8, as: UInt16.self),
+      metadata.load(fromByteOffset: 10, as: UInt16.self)
+    )
+  }
 }
 
 /// Who shall fill in the checksums that transmitted frames leave open.

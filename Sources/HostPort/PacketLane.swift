@@ -4,6 +4,7 @@
 // line with those that it did not take at once.
 import AFXDP
 import Linux
+import Packet
 import SharedRing
 
 struct PacketLane: ~Copyable {
@@ -63,7 +64,8 @@ struct PacketLane: ~Copyable {
 
   /// Sends the packet of the waiting frames from `first` on; `end` becomes the end of it.
   func send(from first: Int, end: inout Int) -> PacketSendOutcome {
-    packet.removeAll()
+    let words = unsafe header(of: waiting[first]).words
+    packet.removeAll(header: words.low, words.high)
     end = first
     while end < waiting.count {
       let frame = unsafe waiting[end]
@@ -72,6 +74,17 @@ struct PacketLane: ~Copyable {
       if unsafe !frame.continues { break }
     }
     return send(packet)
+  }
+
+  /// What a frame leaves to the device, the kernel is asked for.
+  private func header(of frame: Frame) -> VirtioNetHeader {
+    var header = VirtioNetHeader(low: 0, high: 0)
+    if unsafe frame.hasMetadata {
+      header.flags = VirtioNetHeader.needsChecksum
+      unsafe (header.checksumStart, header.checksumOffset) =
+        TransmitMetadata.requestedChecksum(of: frame.data)
+    }
+    return header
   }
 
   /// Whether a packet that was dropped is to be offered again.

@@ -20,7 +20,8 @@ public struct VirtioNetHeader: Equatable, Sendable {
   /// Bytes without.
   public static let legacyLength = 10
 
-  @usableFromInline static let needsChecksum: UInt8 = 1
+  /// Of `flags`: the checksum is to be filled in.
+  public static let needsChecksum: UInt8 = 1
   @usableFromInline static let gsoNone: UInt8 = 0
   static let gsoECN: UInt8 = 0x80
   static let gsoTCP4: UInt8 = 1

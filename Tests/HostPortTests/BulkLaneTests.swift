@@ -297,6 +297,44 @@ extension OnInterfaces {
       }
     }
 
+    @Test("a checksum that a frame leaves to the device is asked of the kernel, too")
+    func openChecksum() throws {
+      try PrivateNetwork.withVeth { a, b in
+        // The kernel fills it in then.
+        #expect(run("ethtool -K \(a.name) tx off"))
+        slowDown(a, holding: 300_000)
+        var open = bulkOptions(a)
+        open.checksums = .unchecked
+        let queue = try XDPPort(open).openQueue(0)
+        try #require(queue.fillsChecksums)
+        let kernel = try PacketSocket(b)
+        while LargePacket(payload: 60000).send(by: queue) == .taken {}
+        let batch = FrameBatch()
+        queue.reserve(1, into: batch)
+        // Only the checksum of bytes that are all 0 but for one is easily told.
+        var bytes = [UInt8](repeating: 0, count: 60)
+        bytes[12] = 0x88
+        bytes[13] = 0xb5
+        bytes[40] = 0x12
+        #expect(batch.write(bytes, at: 0) == 1)
+        var frame = unsafe batch[0]
+        unsafe frame.leaveChecksum(from: 34, at: 16)
+        unsafe batch[0] = frame
+        queue.transmit(batch, count: 1)
+        while queue.flush() { usleep(1000) }
+        bytes[50] = ~0x12
+        bytes[51] = 0xff
+        var got: [[UInt8]] = []
+        while got.last != bytes {
+          let more = kernel.collect()
+          if more.isEmpty { break }
+          got += more
+        }
+        #expect(got.last == bytes)
+        #expect(queue.statistics["bulk_frames"] == 1)
+      }
+    }
+
     @Test("a lane is there where it is cheaper, or asked for, and the queue says why")
     func choice() throws {
       func decide(_ choice: BulkLaneChoice, _ segmentsTCP: Bool, _ zeroCopy: Bool) -> String {
