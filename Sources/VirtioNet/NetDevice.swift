@@ -12,8 +12,8 @@ import Linux
 import Packet
 
 public final class NetDevice: Device {
-  private let port: any HostPort
-  private let queues: [any HostPortQueue]
+  let port: any HostPort
+  let queues: [any HostPortQueue]
   private let workers: [WorkerThread]
   private let counters: [RingCounters]
   /// By port queue: what its frames met that no ring took.  Its own pair's receive ring counts them
@@ -25,6 +25,7 @@ public final class NetDevice: Device {
   /// Configuration space and control queue, for front-ends that forward them.
   let control: ControlPlane?
 
+  private(set) var negotiated: VirtioFeatures = []
   /// Rings that run and are enabled.
   private var enabledRings: Set<Int> = []
   /// Rings that run, as the front-end wants them.
@@ -158,6 +159,7 @@ public final class NetDevice: Device {
   /// For the rings it is in their configuration.
   public func negotiate(_ features: VirtioFeatures) {
     refusals = [:]
+    negotiated = features
     guard let control else { return }
     control.features = features
     setGuestOffloads(control.guestOffloads)

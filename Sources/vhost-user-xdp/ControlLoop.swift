@@ -191,7 +191,10 @@ struct ControlLoop: ~Copyable {
     let session = BackEnd(
       device: device, socket: socket,
       log: { level, line in logger.log(level: Logger.Level(level), "\(line)") },
-      connected: { summary in logger.info("guest connected by \(peer): \(summary)") })
+      connected: { [device] summary in
+        logger.info("guest connected by \(peer): \(summary)")
+        logger.info("offloads: \(device.offloadSummary)")
+      })
     sessionTag += 1
     guard let raw = session.descriptor else { return }
     do throws(Errno) {
