@@ -48,7 +48,8 @@ struct TapTests {
     "a large TCP packet is left to the device, unless that was not negotiated",
     .enabled(if: isAvailable, "needs root and /dev/net/tun"), arguments: [true, false])
   func segmentation(isNegotiated: Bool) throws {
-    let arguments = isNegotiated ? [] : ["--without=tso"]
+    // What comes back is not merged again.
+    let arguments = [isNegotiated ? "--without=guest-tso" : "--without=tso,guest-tso"]
     try withTap(arguments, protocol: Self.ip) { socket in
       try sendLarge(socket)
       for i in 0..<20 {
@@ -59,6 +60,16 @@ struct TapTests {
     } check: { counts in
       // Without it the kernel has cut the packet before the tap.
       #expect(counts.contains(#""transmitted_large": \#(isNegotiated ? 1 : 0),"#), "\(counts)")
+    }
+  }
+
+  @Test(
+    "segments that come back are one large packet for the stack, which takes that",
+    .enabled(if: isAvailable, "needs root and /dev/net/tun"))
+  func merging() throws {
+    try withTap([], protocol: Self.ip) { socket in
+      try sendLarge(socket)
+      #expect(try receive(socket).count == 54 + 20_000)
     }
   }
 
