@@ -34,12 +34,18 @@ struct MergeTests {
     }
   }
 
+  #if DEBUG
+    private static let seeds: UInt64 = 25
+  #else
+    private static let seeds: UInt64 = 1000
+  #endif
+
   @Test(
     "a merged packet, cut again, gives the packets that came, and none is overtaken in its flow",
     arguments: Layout.all)
   func takenApart(layout: Layout) throws {
     var (merged, segments, packets) = (0, 0, 0)
-    for seed in 0..<25 as Range<UInt64> {
+    for seed in 0..<MergeTests.seeds {
       var wire = AlikePackets(
         seed: seed, kinds: seed % 5 == 4 ? WireFlow.Kind.allCases : [.allCases[Int(seed % 4)]],
         flowCount: [1, 1, 2, 3, 20][Int(seed / 5 % 5)])

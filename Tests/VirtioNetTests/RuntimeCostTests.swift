@@ -105,20 +105,23 @@ struct RuntimeCostTests {
     arguments: [[], .ringPacked] as [VirtioFeatures], [SegmentPort.Kind.tcp, .udp])
   func merged(format: VirtioFeatures, kind: SegmentPort.Kind) throws {
     let fixture = try Fixture(SegmentPort(size: 300, kind: kind), format)
+    // 64 times 246 bytes of payload behind one header, in buffers of 1600.
+    let used = kind == .tcp ? 10 : 64
     for round in 0..<20 {
-      fixture.offer()
-      fixture.offer()
+      while fixture.receive.outstanding < 64 {
+        fixture.receive.add([fixture.writable[fixture.receive.outstanding % 32]])
+      }
+      fixture.receive.publish()
       runtime_counters_start()
       let moved = fixture.worker.turn()
       let counts = runtime_counters_stop()
-      #expect(moved >= 64, "round \(round)")
+      #expect(moved == 64, "round \(round)")
       #expect(counts.retains == 0)
       #expect(counts.releases == 0)
       #expect(counts.objects == 0)
       #expect(counts.mallocs == 0)
       #expect(counts.accesses == 0)
-      #expect(try fixture.receive.allUsed().count == (kind == .tcp ? 12 : 64))
-      _ = try fixture.transmit.allUsed()
+      #expect(try fixture.receive.allUsed().count == used)
     }
   }
 }
