@@ -70,6 +70,8 @@ struct TapTests {
     try withTap([], protocol: Self.ip) { socket in
       try sendLarge(socket)
       #expect(try receive(socket).count == 54 + 20_000)
+    } check: { counts in
+      #expect(counts.contains(#""transmitted_large": 1,"#), "\(counts)")
     }
   }
 
