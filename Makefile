@@ -67,7 +67,7 @@ release-tests:
 test-system system-tests:
 	FILTER='$(FILTER)' Tests/Gates/stages.sh system-tests
 
-## fuzz           TARGET=chain-fuzz|message-fuzz|all SECONDS=60
+## fuzz           TARGET=chain-fuzz|message-fuzz|offload-fuzz|merge-fuzz|all SECONDS=60
 fuzz:
 	Tests/Gates/fuzz.sh $(TARGET) $(SECONDS)
 
