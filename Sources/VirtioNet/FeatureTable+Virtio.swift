@@ -67,7 +67,8 @@ extension FeatureTable {
       11, "HOST_TSO4",
       .offered(
         when: "without --disable-offload=csum or tso",
-        effect: "the guest sends up to 64 KiB of TCP over IPv4 at once; cut while it is copied",
+        effect: "the guest sends up to 64 KiB of TCP over IPv4 at once; cut while it is copied, or "
+          + "by kernel or card",
         test: "a packet is cut into the segments that the specification wants")),
     FeatureRow(
       12, "HOST_TSO6",
