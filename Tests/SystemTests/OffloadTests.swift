@@ -193,10 +193,11 @@ extension SystemTests {
       let sums = try guest.copyFile(megabytes: 32)
       #expect(sums.count == 3 && Set(sums).count == 1)
       #expect(daemon.process.output.contains("bulk lane: packet (the interface segments TCP)"))
-      #expect(try daemon.counter("bulk_packets") > 500)
+      let packets = try daemon.counter("bulk_packets")
+      #expect(packets > 300, "\(packets)")
       // Frames seldom stand in the way, over a veth.
       let busy = try daemon.counter("bulk_busy")
-      #expect(try busy * 10 < daemon.counter("bulk_packets"), "\(busy)")
+      #expect(busy * 10 < packets, "\(busy)")
       #expect(try daemon.counter("bulk_refused") == 0)
       #expect(try daemon.counter("device_refused") == 0)
     }

@@ -13,7 +13,7 @@ private let all: VirtioFeatures = [
 @Suite("Packets that leave uncut")
 struct UncutPacketTests {
   private static func fixture(
-    _ lane: BulkLane? = BulkLane(mtu: 2000), size: Int = 256
+    _ lane: BulkLane? = BulkLane(leastSegments: 2, mtu: 2000), size: Int = 256
   ) throws -> TransmitFixture {
     var options = ScriptedPort.Options()
     options.transmitFrames = 600
