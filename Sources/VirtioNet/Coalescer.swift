@@ -14,7 +14,8 @@ package import Packet
 import SharedRing
 
 package struct Coalescer: ~Copyable {
-  /// Packets of a flow, each of which continues the one before.
+  /// Packets of a flow, each of which continues the one before.  Not private: Swift 6.3.1 then makes
+  /// debug information of the files that hold a `Coalescer` that its own verifier refuses.
   struct Run: BitwiseCopyable {
     /// The first one, and its frame.
     var head: ReceivedSegment
