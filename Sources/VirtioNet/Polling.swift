@@ -12,6 +12,9 @@
 // A pause that was slept through is longer by the wake-up, so that two sides that sleep would keep
 // each other asleep, although either would find the next packet soon if both spun.  Hence one pause
 // in `probeInterval` is spun through to see, where pauses are not hopelessly long.
+//
+// Large packets, which leave uncut, are another matter: a wake-up for each costs less for a byte than
+// spinning to the next one does, and the sender has sent so much ahead that nobody waits for it.
 
 /// `--poll`: when a worker sleeps.
 public enum PollMode: String, CaseIterable, Sendable {
@@ -49,6 +52,8 @@ package struct WaitPolicy {
   private static let patience: UInt64 = 4
   /// but at least this, in nanoseconds: about what a sleep costs.
   private static let shortest: UInt64 = 10_000
+  /// So many times that work was found without a large packet end their time.
+  private static let bulkTurns: UInt32 = 32
   /// `shortPauses` if all pauses are short.
   private static let all = 256
 
@@ -76,6 +81,8 @@ package struct WaitPolicy {
   private var usualPause: UInt64
   /// Pauses since the last probe that were too long, not counting hopeless ones.
   private var sinceProbe = 0
+  /// Turns with work since one that sent large packets.
+  private var sinceBulk = WaitPolicy.bulkTurns
 
   package init(_ polling: Polling) {
     mode = polling.mode
@@ -86,12 +93,16 @@ package struct WaitPolicy {
   /// To be told of every turn.
   /// - Parameters:
   ///   - moved: whether it moved anything.
+  ///   - isBulk: whether large packets were among that.
   ///   - now: nanoseconds; read only when it is needed, never while packets come.
   /// - Returns: whether the worker shall sleep now.
   @inline(__always)
-  package mutating func sleeps(moved: Bool, now: @autoclosure () -> UInt64) -> Bool {
+  package mutating func sleeps(
+    moved: Bool, isBulk: Bool = false, now: @autoclosure () -> UInt64
+  ) -> Bool {
     if mode == .sleep { return !moved }
     if moved {
+      sinceBulk = isBulk ? 0 : min(sinceBulk &+ 1, WaitPolicy.bulkTurns)
       if idleTurns > 0 { end(now()) }
       return false
     }
@@ -106,6 +117,9 @@ package struct WaitPolicy {
     }
     return hasSlept
   }
+
+  /// The worker sleeps, whatever this would say: such a pause tells nothing about those of packets.
+  package mutating func rest() { idleTurns = 0 }
 
   /// After `clockTurns` more turns without work.
   private mutating func look(_ now: UInt64) {
@@ -132,6 +146,7 @@ package struct WaitPolicy {
 
   /// How long the pause that begins is spun through.
   private mutating func spinTime() -> UInt64 {
+    if sinceBulk < WaitPolicy.bulkTurns { return min(budget, WaitPolicy.shortest) }
     if 2 &* shortPauses >= WaitPolicy.all {
       return min(budget, max(WaitPolicy.patience &* usualPause, WaitPolicy.shortest))
     }

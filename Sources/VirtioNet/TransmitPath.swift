@@ -73,6 +73,9 @@ package final class TransmitPath {
   /// Chains wait for frames: the port must be asked again although the driver will not kick.
   package var isStarved: Bool { starved.value }
 
+  /// Whether packets that are cut by others have left since this was last asked.
+  package func takeSentUncut() -> Bool { uncut.takeSent() }
+
   /// Moves at most one batch of packets.  Returns how many chains went back, or frames left, whichever
   /// is more.
   package func run() -> Int {

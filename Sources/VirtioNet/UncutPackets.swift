@@ -19,6 +19,7 @@ struct UncutPackets: ~Copyable {
   fileprivate let packet: GatheredPacket
   fileprivate let headers = HeaderCopy()
   private let closed = HotState(false)
+  fileprivate let sent = HotState(false)
 
   /// - Parameter lane: nil: there are none.
   init(_ lane: BulkLane?) {
@@ -32,6 +33,12 @@ struct UncutPackets: ~Copyable {
   var isClosed: Bool {
     @inline(__always) get { closed.value }
     @inline(__always) nonmutating set { closed.value = newValue }
+  }
+
+  /// Whether the port has taken one since this was last asked.
+  func takeSent() -> Bool {
+    defer { sent.value = false }
+    return sent.value
   }
 }
 
@@ -59,6 +66,7 @@ extension TransmitPath {
     let outcome = port.sendUncut(uncut.packet, isRepeatable: isTCP)
     switch outcome {
     case .taken:
+      uncut.sent.value = true
       counters.packets.add(1)
       counters.bytes.add(buffers.byteCount &- headerLength)
     case .cut: uncut.isClosed = true

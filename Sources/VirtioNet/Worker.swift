@@ -118,9 +118,14 @@ package final class Worker {
       }
       turns &+= 1
       if turns % Worker.choreTurns == 0 { doChores() }
-      let sleeps = policy.sleeps(moved: moved > 0, now: MonotonicClock.nanoseconds)
+      var sleeps = policy.sleeps(
+        moved: moved > 0, isBulk: moved > 0 && hasSentUncut(), now: MonotonicClock.nanoseconds)
+      if moved == 0 && !hasRings {
+        policy.rest()
+        sleeps = true
+      }
       counters.idleTime.set(policy.idleTime)
-      if sleeps || (moved == 0 && !hasRings) {
+      if sleeps {
         reportFaults()
         counters.sleeps.add(1)
         hasNapped = sleep(pending: pending, nap: nap)
@@ -162,6 +167,13 @@ package final class Worker {
     var pending = false
     feeds.forEach { if $0.port.flush() { pending = true } }
     return pending
+  }
+
+  /// Whether the last turn sent packets that are cut by others.
+  private func hasSentUncut() -> Bool {
+    var any = false
+    transmit.forEach { if $0.takeSentUncut() { any = true } }
+    return any
   }
 
   private func doChores() {

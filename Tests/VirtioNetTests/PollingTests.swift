@@ -31,14 +31,14 @@ private struct Simulation {
   var clockReads: Int { clock.reads }
   var idleTime: UInt64 { policy.idleTime }
 
-  mutating func sleepsAfterTurn(moved: Bool) -> Bool {
+  mutating func sleepsAfterTurn(moved: Bool, isBulk: Bool = false) -> Bool {
     clock.now += Simulation.turn
     turns += 1
-    return policy.sleeps(moved: moved, now: clock.read())
+    return policy.sleeps(moved: moved, isBulk: isBulk, now: clock.read())
   }
 
   /// A packet comes after `pause` nanoseconds without one.
-  mutating func packet(after pause: UInt64) {
+  mutating func packet(after pause: UInt64, isBulk: Bool = false) {
     let due = clock.now + pause
     while clock.now < due {
       if sleepsAfterTurn(moved: false) {
@@ -48,7 +48,7 @@ private struct Simulation {
         spun += Simulation.turn
       }
     }
-    let sleepsNow = sleepsAfterTurn(moved: true)
+    let sleepsNow = sleepsAfterTurn(moved: true, isBulk: isBulk)
     #expect(!sleepsNow)
   }
 }
@@ -152,6 +152,19 @@ struct PollingTests {
     simulation.wakeUp = 60_000
     for _ in 0..<100 { simulation.packet(after: 1_000_000) }
     // Slept through, these take 90 microseconds; spun through, 30.
+    for _ in 0..<100 { simulation.packet(after: 30_000) }
+    simulation.sleeps = 0
+    for _ in 0..<1000 { simulation.packet(after: 30_000) }
+    #expect(simulation.sleeps == 0)
+  }
+
+  @Test("large packets are not spun for longer than a sleep costs, small ones after them are again")
+  func bulk() {
+    var simulation = Simulation()
+    // With what is acknowledged in between.
+    for i in 0..<1000 { simulation.packet(after: 30_000, isBulk: i % 4 == 0) }
+    #expect(simulation.sleeps > 990)
+    #expect(simulation.spun < 1000 * 12_000)
     for _ in 0..<100 { simulation.packet(after: 30_000) }
     simulation.sleeps = 0
     for _ in 0..<1000 { simulation.packet(after: 30_000) }

@@ -34,6 +34,23 @@ struct WorkerTests {
     thread.join()
   }
 
+  @Test("without rings it sleeps, and no such time counts as spent on looking for packets")
+  func noRings() throws {
+    let mailbox = try Mailbox<WorkerMessage>()
+    let counters = WorkerCounters()
+    let thread = try PinnedThread(name: "no-rings") {
+      _ = try? Worker(mailbox: mailbox, counters: counters) { _ in }.run()
+    }
+    for number in 1...40 {
+      mailbox.post(.showSign(UInt64(number)))
+      usleep(5000)
+    }
+    mailbox.post(.end)
+    thread.join()
+    #expect(counters.sleeps.current >= 20)
+    #expect(counters.idleTime.current < 20_000_000)
+  }
+
   @Test("a port queue that moves to another worker keeps what arrives meanwhile")
   func moves() throws {
     let ram = try GuestRAM(bytes: 1 << 20)
