@@ -8,10 +8,12 @@ or "-" for a packet that the kernel refuses. To be run in a network namespace of
 (`unshare --net --mount`).
 """
 
+import errno
 import socket
 import struct
 import subprocess
 import sys
+import time
 
 SOL_PACKET = 263
 PACKET_AUXDATA, PACKET_VNET_HDR, PACKET_VNET_HDR_SZ = 8, 15, 24
@@ -57,9 +59,25 @@ def receive(own):
     return frame
 
 
-def transmitted():
-    with open("/sys/class/net/near/statistics/tx_packets", encoding="ascii") as file:
+def counter(name):
+    with open(f"/sys/class/net/near/statistics/{name}", encoding="ascii") as file:
         return int(file.read())
+
+
+def send(sender, receiver, packet):
+    """What arrives of a packet.  A CPU whose queue of packets is full, of anybody's, drops them: again."""
+    while True:
+        sent, dropped = counter("tx_packets"), counter("tx_dropped")
+        try:
+            sender.send(packet)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+        # All segments have left when the system call returns; they may arrive a little later.
+        frames = [receive(receiver).hex() for _ in range(counter("tx_packets") - sent)]
+        if counter("tx_dropped") == dropped:
+            return frames
+        time.sleep(0.001)
 
 
 def main():
@@ -76,15 +94,12 @@ def main():
     receiver.settimeout(5)
     for line in sys.stdin:
         packet = bytes.fromhex(line)
-        before = transmitted()
         try:
-            sender.send(packet[:header] + packet[12:])
+            print(*send(sender, receiver, packet[:header] + packet[12:]), flush=True)
+        except TimeoutError:
+            raise
         except OSError as error:
             print("-", error.strerror, flush=True)
-            continue
-        # All segments have left when the system call returns; they may arrive a little later.
-        frames = [receive(receiver).hex() for _ in range(transmitted() - before)]
-        print(*frames, flush=True)
 
 
 if __name__ == "__main__":
