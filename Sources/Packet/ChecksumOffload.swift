@@ -29,4 +29,11 @@ public struct ChecksumOffload: Equatable, Sendable {
     default: break
     }
   }
+
+  /// What is stored for the sum over all that is to be summed.  Of UDP it is never 0, which says that
+  /// there is no checksum (RFC 768); elsewhere 0 is the only right one of the two zeroes (RFC 1624).
+  @inlinable @inline(__always)
+  public func checksum(of sum: UInt64) -> UInt16 {
+    field &- start == 6 ? InternetChecksum.nonzeroChecksum(sum) : InternetChecksum.checksum(sum)
+  }
 }

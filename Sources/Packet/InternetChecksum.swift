@@ -128,8 +128,8 @@ public enum InternetChecksum {
   @inlinable @inline(__always)
   public static func checksum(_ sum: UInt64) -> UInt16 { ~fold(sum) }
 
-  /// As above for UDP, where 0 would say that there is none (RFC 768); TCP takes either of the two
-  /// zeroes of this arithmetic.
+  /// As above for UDP, where 0 would say that there is none (RFC 768), so the other one of the two zeroes
+  /// of this arithmetic is stored.
   @inlinable @inline(__always)
   public static func nonzeroChecksum(_ sum: UInt64) -> UInt16 {
     let value = checksum(sum)

@@ -46,8 +46,7 @@ extension TransmitPath {
       return true
     }
     let sum = unsafe InternetChecksum.sum(data + plan.start, count: length &- plan.start)
-    unsafe (data + plan.field).storeBytes(
-      of: InternetChecksum.nonzeroChecksum(sum), as: UInt16.self)
+    unsafe (data + plan.field).storeBytes(of: plan.checksum(of: sum), as: UInt16.self)
     return true
   }
 
@@ -77,7 +76,7 @@ extension TransmitPath {
       index &+= 1
     }
     let field = unsafe batch[first].data + plan.field
-    unsafe field.storeBytes(of: InternetChecksum.nonzeroChecksum(sum), as: UInt16.self)
+    unsafe field.storeBytes(of: plan.checksum(of: sum), as: UInt16.self)
     return index &- first
   }
 

@@ -34,8 +34,8 @@ extension OffloadPacket {
         && [6, 17].contains(bytes[checksumStart - 34])
   }
 
-  /// The two zeroes of a TCP checksum are the same to any receiver: our segments have 0 where the
-  /// kernel's sum of a whole packet has 0xffff.
+  /// The two zeroes of a TCP checksum are the same to any receiver: ours is 0 where the kernel's sum of
+  /// a whole packet is 0xffff.
   func same(_ a: [UInt8], _ b: [UInt8]) -> Bool {
     if a == b { return true }
     let field = checksumStart + Int(header[8])

@@ -39,38 +39,6 @@ extension TransmitFixture {
   }
 }
 
-/// The kernel, asked by Tests/Kernel/segments.py.
-private func kernel(_ packets: [OffloadPacket]) throws -> [[String]?] {
-  let process = Process()
-  process.executableURL = URL(filePath: "/usr/bin/unshare")
-  let script = URL(filePath: #filePath).deletingLastPathComponent()
-    .appending(path: "../Kernel/segments.py")
-  process.arguments = ["--net", "--mount", "python3", "-B", script.path]
-  let (input, output) = (Pipe(), Pipe())
-  process.standardInput = input
-  process.standardOutput = output
-  try process.run()
-  let text = packets.map { $0.hexadecimal + "\n" }.joined()
-  signal(SIGPIPE, SIG_IGN)
-  // A pipe holds less than either side wants to say.
-  let writer = Thread {
-    try? input.fileHandleForWriting.write(contentsOf: Data(text.utf8))
-    try? input.fileHandleForWriting.close()
-  }
-  writer.start()
-  let answer = try output.fileHandleForReading.readToEnd() ?? Data()
-  process.waitUntilExit()
-  return String(decoding: answer, as: UTF8.self).split(
-    separator: "\n", omittingEmptySubsequences: false
-  ).dropLast().map { line in
-    line.hasPrefix("-") ? nil : line.split(separator: " ").map(String.init)
-  }
-}
-
-private func hexadecimal(_ bytes: [UInt8]) -> String {
-  bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
-}
-
 @Suite("What a guest leaves to the device")
 struct TransmitOffloadTests {
   private static func packets(
@@ -156,9 +124,39 @@ struct TransmitOffloadTests {
     for (packet, (ours, theirs)) in zip(packets, zip(ours, theirs)) {
       guard let theirs else { continue }
       compared += 1
-      try #require(ours.map(hexadecimal) == theirs, "\(packet)")
+      // TCP has two zeroes, of which the kernel takes the other one.
+      let isSame =
+        ours.map(hexadecimal) == theirs
+        || !cut && ours.count == 1 && theirs.count == 1 && packet.same(ours[0], bytes(theirs[0]))
+      try #require(isSame, "\(packet): \(ours.map(hexadecimal)) \(theirs)")
     }
     #expect(compared * 100 >= packets.count * 99, "the kernel takes nearly every packet")
+  }
+
+  @Test(
+    "a checksum that is zero is stored as 0 for TCP and as 0xffff for UDP",
+    arguments: OffloadPacket.Kind.allCases)
+  func zeroChecksum(kind: OffloadPacket.Kind) throws {
+    var generator = SeededGenerator(seed: 14)
+    for _ in 0..<20 {
+      let fixture = try TransmitFixture(offloads: all)
+      var packet = OffloadPacket(kind, cut: false, payload: 200, segmentSize: 0, using: &generator)
+      fixture.offer(packet, using: &generator)
+      let frame = try #require(fixture.drain().first)
+      let start = packet.checksumStart
+      let field = start + Int(packet.header[8])
+      // What is missing to a sum of 0xffff is added to a word of the payload.
+      let word = packet.bytes.count - 2 - (packet.bytes.count - start) % 2
+      let sum =
+        OffloadPacket.sum(frame[field..<field + 2])
+        + OffloadPacket.sum(packet.bytes[word..<word + 2])
+      packet.bytes.replaceSubrange(
+        word..<word + 2, with: OffloadPacket.word(Int(OffloadPacket.fold(sum))))
+      fixture.offer(packet, using: &generator)
+      let zero = try #require(fixture.drain().first)
+      let isUDP = packet.header[8] == 6
+      #expect(Array(zero[field..<field + 2]) == (isUDP ? [255, 255] : [0, 0]), "\(packet)")
+    }
   }
 
   @Test("hdr_len is a hint that nobody needs", arguments: [0, 1, 65535] as [UInt16])
