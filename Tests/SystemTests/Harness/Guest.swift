@@ -18,19 +18,21 @@ struct Guest {
   ///   - device: more properties of virtio-net-pci, each with a comma before it.
   ///   - queues: queue pairs, and as many CPUs.
   ///   - ring: entries of each virtqueue.
+  ///   - megabytes: of memory.
   ///   - memory: more properties of the memory, each with a comma before it.
   ///   - kernel: "6.1" or "newest"; 6.12 otherwise.
   ///   - iommu: the device is behind an IOMMU, and its driver unmaps each buffer at once.
   ///   - arguments: more arguments of QEMU.
   init(
-    on wire: Wire, device: String = "", queues: Int = 1, ring: Int = 1024, memory: String = "",
+    on wire: Wire, device: String = "", queues: Int = 1, ring: Int = 1024,
+    megabytes: Int = 384, memory: String = "",
     kernel: String = "", boot: Boot = .given, iommu: Bool = false,
     arguments: String = ""
   ) throws {
     self.wire = wire
     try wire.shell(
       """
-      export MEMORY=384M MEMORY_OPTIONS='\(memory)' QUEUES=\(queues) RING_SIZE=\(ring)
+      export MEMORY=\(megabytes)M MEMORY_OPTIONS='\(memory)' QUEUES=\(queues) RING_SIZE=\(ring)
       export DEVICE_OPTIONS='\(device)'
       export IOMMU='\(iommu ? "intel-iommu,device-iotlb=on,intremap=off" : "")'
       GUEST_APPEND='\(iommu ? "intel_iommu=on iommu.passthrough=0 iommu.strict=1" : "")' \\
@@ -95,7 +97,7 @@ struct Guest {
   /// A file of random bytes goes to the guest, and the guest's copy comes back.
   ///
   /// - Returns: the SHA-256 of what was sent, of what the guest got, and of what came back.
-  func copyFile(megabytes: Int) throws -> [String] {
+  func copyFile(megabytes: Int, within seconds: Int = 150) throws -> [String] {
     try wire.shell(
       """
       mkdir $GUEST_DIR/files
@@ -105,11 +107,11 @@ struct Guest {
       server=$!
       trap 'kill $server' EXIT
       sleep 0.2
-      guest_run "wget -q -O /tmp/file http://$LAB_FAR_ADDRESS/sent && sha256sum /tmp/file"
+      guest_run -t \(seconds) "wget -q -O /tmp/file http://$LAB_FAR_ADDRESS/sent && sha256sum /tmp/file"
       guest_run 'httpd -p 80 -h /tmp'
-      netns_far timeout 60 busybox wget -q -O $GUEST_DIR/files/back http://$LAB_GUEST_ADDRESS/file
+      netns_far timeout \(seconds) busybox wget -q -O $GUEST_DIR/files/back http://$LAB_GUEST_ADDRESS/file
       sha256sum $GUEST_DIR/files/back
-      """, within: 150
+      """, within: Double(seconds)
     ).split(separator: "\n").map { String($0.prefix(64)) }
   }
 
