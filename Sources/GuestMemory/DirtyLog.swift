@@ -62,11 +62,13 @@ public final class DirtyLog: Sendable {
   /// - Parameters:
   ///   - file: what it lies in, from byte `offset` on.
   ///   - size: its bytes.
+  ///   - peer: whose file it is: to be told when it is cut.
   public init(
-    _ file: borrowing OwnedDescriptor, offset: UInt64, size: UInt64, event: EventDescriptor? = nil
+    _ file: borrowing OwnedDescriptor, offset: UInt64, size: UInt64, event: EventDescriptor? = nil,
+    of peer: PeerAlarm? = nil
   ) throws(DirtyLogError) {
     do throws(FileWindowError) {
-      area = Area(try FileWindow(file, offset: offset, length: size))
+      area = Area(try FileWindow(file, offset: offset, length: size, of: peer))
     } catch {
       switch error {
       case .overflow: throw .addressOverflow(offset: offset, size: size)

@@ -3,7 +3,9 @@
 //
 // Hostile: where it says that the part lies, and the file itself.  The file is asked for its size
 // first: a mapping beyond the end of a file answers with SIGBUS much later, in the data path.  If
-// the file is cut afterwards, zeros of our own take the place of what is gone.
+// the file is cut afterwards, zeros of our own take the place of what is gone, and the peer's alarm is
+// raised.  That it is a file of memory (`DescriptorKind.sharedMemory`) has been looked at: one of
+// another kind may keep whoever asks, or touches a page, as long as it likes.
 public import Linux
 import CLinux
 import Glibc
@@ -20,14 +22,16 @@ public final class FileWindow: Sendable {
   private let mapping: Mapping
   /// Bytes of the mapping before the part: its offset need not be page aligned.
   private let lead: Int
+  let peer: PeerAlarm?
   /// Bytes, at least 1.
   public let length: Int
 
   /// - Parameters:
   ///   - offset: where the part starts in the file, in bytes.
   ///   - length: its bytes, at least 1.
+  ///   - peer: whose file it is: to be told when it is cut.
   public init(
-    _ file: borrowing OwnedDescriptor, offset: UInt64, length: UInt64
+    _ file: borrowing OwnedDescriptor, offset: UInt64, length: UInt64, of peer: PeerAlarm? = nil
   ) throws(FileWindowError) {
     let (end, overflow) = offset.addingReportingOverflow(length)
     guard !overflow, length > 0, end <= UInt64(Int.max) else { throw .overflow }
@@ -52,12 +56,17 @@ public final class FileWindow: Sendable {
     } catch { throw .notMapped(error) }
     lead = Int(offset) - start
     self.length = Int(length)
+    self.peer = peer
     // A guest's memory does not belong into our core dump.
     unsafe madvise(mapping.base, mapped, CInt(MADV_DONTDUMP))
-    unsafe clinux_guard_memory(mapping.base, mapped, page)
+    let result = unsafe clinux_guard_memory(mapping.base, mapped, page, peer?.raw)
+    guard result == 0 else { throw .notMapped(Errno(-result)) }
   }
 
   deinit { unsafe clinux_unguard_memory(mapping.base) }
+
+  /// Zeros of our own are in place of a part of it, or of another part of what the peer shares.
+  public var isLost: Bool { peer?.reasons.contains(.memoryLost) ?? false }
 
   /// First byte of the part in this process.
   public var base: UnsafeMutableRawPointer { unsafe mapping.base + lead }

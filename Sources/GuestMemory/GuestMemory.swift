@@ -55,6 +55,9 @@ public final class GuestMemory: Sendable {
 
   deinit { unsafe view.table.deallocate() }
 
+  /// Some of it is gone, and zeros of our own are in its place.
+  public var isLost: Bool { regions.contains { $0.window.isLost } }
+
   public func adding(_ region: MemoryRegion) throws(GuestMemoryError) -> GuestMemory {
     try GuestMemory(regions + [region])
   }

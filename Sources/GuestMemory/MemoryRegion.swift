@@ -61,15 +61,18 @@ public final class MemoryRegion: Sendable {
   let window: FileWindow
 
   /// Maps the region.
+  /// - Parameter peer: whose memory it is: to be told when it is gone.
   public init(
-    _ description: MemoryRegionDescription, file: borrowing OwnedDescriptor
+    _ description: MemoryRegionDescription, file: borrowing OwnedDescriptor,
+    of peer: PeerAlarm? = nil
   ) throws(GuestMemoryError) {
     guard description.size > 0 else { throw .emptyRegion(description.guest) }
     guard !description.guest.value.addingReportingOverflow(description.size).overflow,
       !description.frontEnd.value.addingReportingOverflow(description.size).overflow
     else { throw .addressOverflow(description) }
     do throws(FileWindowError) {
-      window = try FileWindow(file, offset: description.offset, length: description.size)
+      window = try FileWindow(
+        file, offset: description.offset, length: description.size, of: peer)
     } catch {
       switch error {
       case .overflow: throw .addressOverflow(description)

@@ -7,27 +7,44 @@
 // guest's own would have come for.
 //
 // A worker that waits for a page cannot be reached, and the control thread waits for workers.  If
-// the front-end dies meanwhile, nobody would be left to notice.  So a thread watches its socket, and
-// puts private zeros in place of the memory when it hangs up; the rings are stopped then as always.
+// the front-end dies meanwhile, or serves no faults, nobody would be left to notice.  So a thread
+// watches its socket, and the control thread; it puts private zeros in place of the memory when the
+// front-end hangs up, or the control thread does not go on; the rings are stopped then as always.
 import Glibc
 public import Linux
 import Synchronization
 
 public final class Postcopy {
+  /// How long the control thread may be kept from its work, in milliseconds.  A page that comes over
+  /// a network takes some; who sends requests has to serve the faults that they cause.
+  public static let patience: UInt64 = 5000
+
   private let arriving: ArrivingRegions
+  private let busy = BusySince()
   private let ended: EventDescriptor
   private var watch: PinnedThread?
 
-  /// - Parameter frontEnd: the socket whose hang-up means that no page will come any more.
-  public init(frontEnd: CInt) throws(Errno) {
+  /// - Parameters:
+  ///   - frontEnd: the socket whose hang-up means that no page will come any more.
+  ///   - peer: to be told when its pages did not come in time.
+  public init(
+    frontEnd: CInt, of peer: PeerAlarm? = nil, patience: UInt64 = Postcopy.patience
+  ) throws(Errno) {
     let arriving = try ArrivingRegions()
     let ended = try EventDescriptor()
     // Numbers are used again after a close: the thread has a descriptor of its own.
     let socket = EventDescriptor(
       adopting: OwnedDescriptor(
         adopting: try checkedCall { fcntl(frontEnd, F_DUPFD_CLOEXEC, 0) }))
+    let busy = busy
     watch = try PinnedThread(name: "postcopy") {
-      if Postcopy.hangsUp(socket.raw, before: ended.raw) { arriving.abandon() }
+      switch Postcopy.wait(socket.raw, ended.raw, busy, patience) {
+      case .ended: break
+      case .hungUp: arriving.abandon()
+      case .pagesMissing:
+        arriving.abandon()
+        peer?.raise(.pagesMissing)
+      }
     }
     self.arriving = arriving
     self.ended = ended
@@ -56,13 +73,21 @@ public final class Postcopy {
     arriving.abandon()
   }
 
+  /// The control thread has something to do from now on, or waits for events again.
+  public func controlThread(isBusy: Bool) { busy.set(isBusy ? MonotonicClock.milliseconds : 0) }
+
   private func stopWatching() {
     ended.signal()
     if let thread = watch.take() { thread.join() }
   }
 
-  /// Waits until the socket hangs up, or nobody wants to know any more.
-  private static func hangsUp(_ socket: CInt, before ended: CInt) -> Bool {
+  private enum Outcome { case ended, hungUp, pagesMissing }
+
+  /// Waits until the socket hangs up, the control thread does not go on, or nobody wants to know any
+  /// more.
+  private static func wait(
+    _ socket: CInt, _ ended: CInt, _ busy: BusySince, _ patience: UInt64
+  ) -> Outcome {
     var pollers = [
       // A hang-up is reported unasked.
       pollfd(fd: socket, events: 0, revents: 0),
@@ -71,10 +96,25 @@ public final class Postcopy {
     while true {
       pollers[0].revents = 0
       pollers[1].revents = 0
-      guard unsafe poll(&pollers, 2, -1) >= 0 || errno == EINTR else { return false }
-      if pollers[1].revents != 0 { return false }
-      if pollers[0].revents != 0 { return true }
+      let interval = CInt(clamping: patience / 4)
+      guard unsafe poll(&pollers, 2, interval) >= 0 || errno == EINTR else { return .ended }
+      if pollers[1].revents != 0 { return .ended }
+      if pollers[0].revents != 0 { return .hungUp }
+      if busy.duration > patience { return .pagesMissing }
     }
+  }
+}
+
+/// Since when the control thread has not been waiting for events.
+private final class BusySince: Sendable {
+  /// Milliseconds; 0: it waits for events.
+  private let since = Atomic<UInt64>(0)
+
+  func set(_ time: UInt64) { since.store(time, ordering: .relaxed) }
+
+  var duration: UInt64 {
+    let since = since.load(ordering: .relaxed)
+    return since == 0 ? 0 : MonotonicClock.milliseconds &- since
   }
 }
 

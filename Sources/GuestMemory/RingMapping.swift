@@ -69,7 +69,9 @@ public final class RingMapping: Sendable {
       else { throw .scattered(part) }
       var base = runs[0].start
       if runs.count > 1 {
-        guard let window = RingWindow(runs) else { throw .scattered(part) }
+        guard let window = RingWindow(runs, of: memory.regions.first?.window.peer) else {
+          throw .scattered(part)
+        }
         windows.append(window)
         base = window.start
       }
@@ -125,11 +127,14 @@ final class RingWindow: @unchecked Sendable {
   let start: UInt
   private let base: UnsafeMutableRawPointer
   private let length: Int
+  private let peer: PeerAlarm?
 
-  /// - Parameter runs: pages, but for the start of the first and the end of the last.
+  /// - Parameters:
+  ///   - runs: pages, but for the start of the first and the end of the last.
+  ///   - peer: whose memory it is: to be told when it is gone.
   /// - Returns: nil if the pieces are no whole pages, or the kernel cannot map them so: huge pages
   ///   cannot be cut.
-  init?(_ runs: [HostRun]) {
+  init?(_ runs: [HostRun], of peer: PeerAlarm?) {
     let page = 4096
     let lead = Int(runs[0].start % UInt(page))
     var length = lead
@@ -147,6 +152,7 @@ final class RingWindow: @unchecked Sendable {
     else { return nil }
     unsafe self.base = base
     self.length = length
+    self.peer = peer
     start = UInt(bitPattern: base) + UInt(lead)
     var offset = 0
     for i in runs.indices {
@@ -156,7 +162,7 @@ final class RingWindow: @unchecked Sendable {
       guard unsafe clinux_map_again(base + offset, source, bytes) == 0 else { return nil }
       offset += bytes
     }
-    unsafe clinux_guard_memory(base, length, page)
+    guard unsafe clinux_guard_memory(base, length, page, peer?.raw) == 0 else { return nil }
   }
 
   deinit {

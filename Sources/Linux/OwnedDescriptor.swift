@@ -25,46 +25,80 @@ public struct OwnedDescriptor: ~Copyable, Sendable {
 }
 
 extension OwnedDescriptor {
-  /// Calls on it answer that they would block, from now on; so do those of others who share it.
+  /// Calls on it answer that they would block, from now on; so do those of others who share it, and
+  /// who may take that back.
   public func makeNonBlocking() throws(Errno) {
     let flags = try checkedCall { fcntl(raw, F_GETFL) }
     try checkedCall { fcntl(raw, F_SETFL, flags | O_NONBLOCK) }
   }
 
-  /// Writes bytes, or some of them.
+  /// Writes bytes, or some of them, to a peer's descriptor.  EINTR: the peer made it wait.
   public func write(_ bytes: [UInt8]) -> CallResult {
-    systemCall { unsafe Glibc.write(raw, bytes, bytes.count) }
+    CallResult(unsafe clinux_foreign_write(raw, bytes, bytes.count))
   }
 
-  /// Reads at most as many bytes as `buffer` has.
+  /// Reads at most as many bytes as `buffer` has from a peer's descriptor.  EINTR: as above.
   public func read(into buffer: inout [UInt8]) -> CallResult {
     let count = buffer.count
-    return systemCall { unsafe Glibc.read(raw, &buffer, count) }
+    return CallResult(unsafe clinux_foreign_read(raw, &buffer, count))
   }
 }
 
-/// An eventfd, or any descriptor that a peer gave us to be written to as one (kick, call, err),
-/// shared by the control plane and a worker and closed after both.
-public final class EventDescriptor: Sendable {
-  private let owned: OwnedDescriptor
+extension CallResult {
+  /// Of a wrapper that answers -errno.
+  fileprivate init(_ result: Int) {
+    switch result {
+    case 0...: self = .done(result)
+    case -Int(EAGAIN): self = .wouldBlock
+    default: self = .failed(Errno(CInt(truncatingIfNeeded: -result)))
+    }
+  }
+}
 
-  public init(adopting descriptor: consuming OwnedDescriptor) { owned = descriptor }
+/// An eventfd, our own or one that a peer gave us to be written to (kick, call, err), shared by the
+/// control plane and a worker and closed after both.
+@safe
+public final class EventDescriptor: @unchecked Sendable {
+  private let owned: OwnedDescriptor
+  /// Nil: ours, and non-blocking for good.
+  private let alarm: UnsafeMutablePointer<clinux_alarm>?
+  /// Keeps `alarm`.
+  private let peer: PeerAlarm?
+
+  public init(adopting descriptor: consuming OwnedDescriptor) {
+    owned = descriptor
+    unsafe alarm = nil
+    peer = nil
+  }
+
+  /// A peer's, whose alarm is raised if it makes `signal` wait.
+  public init(adopting descriptor: consuming OwnedDescriptor, of peer: PeerAlarm) {
+    owned = descriptor
+    unsafe alarm = peer.raw
+    self.peer = peer
+  }
 
   /// A new eventfd of ours, non-blocking.
   public init() throws(Errno) {
     owned = OwnedDescriptor(
       adopting: try checkedCall { eventfd(0, CInt(EFD_CLOEXEC | EFD_NONBLOCK)) })
+    unsafe alarm = nil
+    peer = nil
   }
 
   public var raw: CInt { owned.raw }
 
   /// Adds one.  A peer's full or closed eventfd is the peer's loss: nothing is reported.
   public func signal() {
+    if let alarm = unsafe alarm {
+      unsafe clinux_foreign_signal(owned.raw, alarm)
+      return
+    }
     var one: UInt64 = 1
     _ = unsafe write(owned.raw, &one, 8)
   }
 
-  /// Resets the counter; returns whether it was set.  Only for non-blocking descriptors.
+  /// Resets the counter; returns whether it was set.  Only for our own.
   @discardableResult
   public func drain() -> Bool {
     var value: UInt64 = 0

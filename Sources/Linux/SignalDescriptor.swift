@@ -21,6 +21,12 @@ public struct SignalDescriptor: ~Copyable, Sendable {
   /// For an epoll set: readable while a signal waits.
   public var raw: CInt { descriptor.raw }
 
+  /// Whether a signal waits, or comes in so many milliseconds (-1: without end); it is not taken.
+  public func isWaiting(within milliseconds: CInt) -> Bool {
+    var poller = pollfd(fd: descriptor.raw, events: Int16(POLLIN), revents: 0)
+    return unsafe poll(&poller, 1, milliseconds) > 0
+  }
+
   /// The next signal that waits; nil if there is none.
   public func next() -> CInt? {
     let signal = clinux_next_signal(descriptor.raw)

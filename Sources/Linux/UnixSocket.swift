@@ -10,6 +10,41 @@
 import CLinux
 import Glibc
 
+/// What a descriptor that a peer sends has to be.  Finding out never waits, and neither does what is
+/// done with one that is.
+public enum DescriptorKind: Sendable {
+  case event
+  /// Whose pages come from the kernel alone.
+  case sharedMemory
+  case streamSocket
+  case pipe
+
+  fileprivate func fits(_ raw: CInt) -> Bool {
+    switch self {
+    case .event: clinux_is_event(raw) != 0
+    case .sharedMemory: clinux_is_shared_memory(raw) != 0
+    case .streamSocket: clinux_is_unix_stream(raw) != 0
+    case .pipe: clinux_is_pipe(raw) != 0 || clinux_is_unix_stream(raw) != 0
+    }
+  }
+}
+
+/// A descriptor is of another kind than it has to be.
+public struct WrongDescriptorKind: Error, Equatable, Sendable, CustomStringConvertible {
+  public let expected: DescriptorKind
+
+  public var description: String {
+    switch expected {
+    case .event: "a descriptor that is no eventfd"
+    case .sharedMemory:
+      "a file that is no shared memory (memfd, tmpfs or hugetlbfs): its pages may never come; use "
+        + "memory-backend-memfd, or memory-backend-file in /dev/shm, with share=on"
+    case .streamSocket: "a descriptor that is no Unix stream socket"
+    case .pipe: "a descriptor that is neither a pipe nor a Unix stream socket"
+    }
+  }
+}
+
 /// Descriptors that came with a message, in their order; those that nobody takes are closed.
 public struct ReceivedDescriptors: ~Copyable, Sendable {
   /// Most descriptors that one message may carry.
@@ -19,7 +54,7 @@ public struct ReceivedDescriptors: ~Copyable, Sendable {
 
   public init() {}
 
-  deinit { for descriptor in raw { close(descriptor) } }
+  deinit { for descriptor in raw { clinux_foreign_close(descriptor) } }
 
   public var count: Int { raw.count }
 
@@ -32,13 +67,26 @@ public struct ReceivedDescriptors: ~Copyable, Sendable {
     raw.isEmpty ? nil : OwnedDescriptor(adopting: raw.removeFirst())
   }
 
-  /// The first descriptor that is left, as one to write events to or read them from.  It is made
-  /// non-blocking: a peer that fills its own eventfd must not stop the thread that signals it.
-  public mutating func takeFirstEvent() -> EventDescriptor? {
-    guard let descriptor = takeFirst() else { return nil }
-    let flags = fcntl(descriptor.raw, F_GETFL)
-    if flags >= 0 { _ = fcntl(descriptor.raw, F_SETFL, flags | O_NONBLOCK) }
-    return EventDescriptor(adopting: descriptor)
+  /// The first descriptor that is left, if it is of this kind; it stays if it is not.
+  public mutating func takeFirst(
+    _ kind: DescriptorKind
+  ) throws(WrongDescriptorKind) -> OwnedDescriptor? {
+    guard let first = raw.first else { return nil }
+    guard kind.fits(first) else { throw WrongDescriptorKind(expected: kind) }
+    return takeFirst()
+  }
+
+  /// The first descriptor that is left, as one to write events to.  It is made non-blocking: a peer's
+  /// full eventfd costs nothing then, unless the peer takes that back, which raises its alarm.
+  public mutating func takeFirstEvent(
+    of peer: PeerAlarm
+  ) throws(WrongDescriptorKind) -> EventDescriptor? {
+    if let first = raw.first {
+      let flags = fcntl(first, F_GETFL)
+      if flags >= 0 { _ = fcntl(first, F_SETFL, flags | O_NONBLOCK) }
+    }
+    guard let descriptor = try takeFirst(.event) else { return nil }
+    return EventDescriptor(adopting: descriptor, of: peer)
   }
 }
 

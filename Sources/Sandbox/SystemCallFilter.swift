@@ -37,6 +37,9 @@ public enum SystemCallFilter {
       try rules.allow(["connect"])
       try rules.allow("socket", where: [Argument(0, equals: UInt64(AF_UNIX))])
     }
+    // About an open file only, and only what is in memory.
+    let atDescriptor: UInt64 = 0x1000 | 0x4000
+    try rules.allow("statx", where: [Argument(2, equals: atDescriptor)])
     for protect in ["mmap", "mprotect"] {
       try rules.allow(protect, where: [Argument(2, mask: UInt64(PROT_EXEC), equals: 0)])
     }
@@ -60,6 +63,8 @@ public enum SystemCallFilter {
     "getsockopt", "getpeername", "shutdown", "close", "fcntl", "epoll_create1", "epoll_ctl",
     "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "eventfd2", "signalfd4",
     "timerfd_create", "timerfd_settime", "fstat", "newfstatat", "lseek",
+    // What a peer's descriptor is, and calls on one that must not last (Sources/CLinux/foreign_*.c).
+    "timer_create", "timer_settime", "timer_delete",
     // Memory: the guest's, in-flight areas, postcopy, our own.
     "munmap", "mremap", "madvise", "brk", "memfd_create", "ftruncate", "userfaultfd", "fallocate",
     // Threads, time, the end.

@@ -1,8 +1,8 @@
 // The transfer of a device state over a descriptor of the front-end's (SET_DEVICE_STATE_FD,
 // CHECK_DEVICE_STATE).
 //
-// A state fits a pipe, so nothing here ever waits: it is written at once when it is asked for, and
-// read when the front-end says that it has written all of it.
+// A state fits a pipe, so nothing here waits: it is written at once when it is asked for, and read
+// when the front-end says that it has written all of it.
 import Linux
 import Virtqueue
 
@@ -29,7 +29,7 @@ extension BackEnd {
         allowed: "direction 0 (save) or 1 (load), in phase 0 (stopped)")
     }
     guard !rings.contains(where: \.isStarted) else { throw .ringsRun(request: request) }
-    guard let file = files.takeFirst() else {
+    guard let file = try take(.pipe, of: &files, request: request) else {
       throw .wrongDescriptorCount(request: request, count: 0, expected: "1")
     }
     do throws(Errno) { try file.makeNonBlocking() } catch {

@@ -118,8 +118,10 @@ extension BackEnd {
     return .acknowledge
   }
 
-  func setChannel(_ sockets: inout ReceivedDescriptors) -> Reply {
-    if let socket = sockets.takeFirst() { takeChannel(BackEndChannel(adopting: socket)) }
+  func setChannel(_ sockets: inout ReceivedDescriptors) throws(VhostUserError) -> Reply {
+    if let socket = try take(.streamSocket, of: &sockets, request: "SET_BACKEND_REQ_FD") {
+      takeChannel(BackEndChannel(adopting: socket))
+    }
     return .acknowledge
   }
 }

@@ -37,13 +37,14 @@ extension BackEnd {
   func setInflightArea(
     _ area: InflightDescription, _ files: inout ReceivedDescriptors
   ) throws(VhostUserError) -> Reply {
-    guard let file = files.takeFirst() else {
+    guard let file = try take(.sharedMemory, of: &files, request: "SET_INFLIGHT_FD") else {
       throw .wrongDescriptorCount(request: "SET_INFLIGHT_FD", count: 0, expected: "1")
     }
     do throws(InflightDefect) {
       inflight = try InflightArea(
         file: file, offset: area.offset, size: area.size, queueCount: Int(area.queueCount),
-        entryCount: Int(area.queueSize), mostQueues: rings.count, format: inflightFormat)
+        entryCount: Int(area.queueSize), mostQueues: rings.count, format: inflightFormat,
+        of: alarm)
     } catch { throw .inflight(request: "SET_INFLIGHT_FD", error) }
     lentInflightFile = nil
     return .acknowledge

@@ -25,6 +25,14 @@ extension BackEnd {
     return region
   }
 
+  private func map(
+    _ region: MemoryRegionDescription, _ file: borrowing OwnedDescriptor, request: String
+  ) throws(VhostUserError) -> MemoryRegion {
+    do throws(GuestMemoryError) {
+      return try MemoryRegion(addressed(region), file: file, of: alarm)
+    } catch { throw .memory(request: request, error) }
+  }
+
   func setMemoryTable(
     _ regions: [MemoryRegionDescription], _ files: inout ReceivedDescriptors
   ) throws(VhostUserError) -> Reply {
@@ -32,14 +40,12 @@ extension BackEnd {
       return try acknowledgePostcopy(0, request: "SET_MEM_TABLE")
     }
     var mapped: [MemoryRegion] = []
+    for region in regions {
+      guard let file = try take(.sharedMemory, of: &files, request: "SET_MEM_TABLE") else { break }
+      mapped.append(try map(region, file, request: "SET_MEM_TABLE"))
+    }
     let table: GuestMemory
-    do throws(GuestMemoryError) {
-      for region in regions {
-        guard let file = files.takeFirst() else { break }
-        mapped.append(try MemoryRegion(addressed(region), file: file))
-      }
-      table = try GuestMemory(mapped)
-    } catch {
+    do throws(GuestMemoryError) { table = try GuestMemory(mapped) } catch {
       throw .memory(request: "SET_MEM_TABLE", error)
     }
     if isPostcopyListening { try registerForPostcopy(table, request: "SET_MEM_TABLE") }
@@ -54,19 +60,17 @@ extension BackEnd {
   func addRegion(
     _ region: MemoryRegionDescription, _ files: inout ReceivedDescriptors
   ) throws(VhostUserError) -> Reply {
-    guard let file = files.takeFirst() else {
+    guard let file = try take(.sharedMemory, of: &files, request: "ADD_MEM_REG") else {
       throw .wrongDescriptorCount(request: "ADD_MEM_REG", count: 0, expected: "1")
     }
-    let added: MemoryRegion
+    // Before the mapping, so that a full table maps nothing.
+    guard memory.regions.count < GuestMemory.maximumRegions else {
+      throw .memory(
+        request: "ADD_MEM_REG", .tooManyRegions(limit: GuestMemory.maximumRegions))
+    }
+    let added = try map(region, file, request: "ADD_MEM_REG")
     let table: GuestMemory
-    do throws(GuestMemoryError) {
-      // Before the mapping, so that a full table maps nothing.
-      guard memory.regions.count < GuestMemory.maximumRegions else {
-        throw .tooManyRegions(limit: GuestMemory.maximumRegions)
-      }
-      added = try MemoryRegion(addressed(region), file: file)
-      table = try memory.adding(added)
-    } catch {
+    do throws(GuestMemoryError) { table = try memory.adding(added) } catch {
       throw .memory(request: "ADD_MEM_REG", error)
     }
     if isPostcopyListening {

@@ -35,13 +35,13 @@ extension BackEnd {
     migration.wasRefused = true
     // A ring there may be scattered over guest memory, and only its I/O virtual address is known.
     guard !features.contains(.accessPlatform) else { throw .logBehindIOMMU }
-    guard let file = files.takeFirst() else {
+    guard let file = try take(.sharedMemory, of: &files, request: "SET_LOG_BASE") else {
       throw .wrongDescriptorCount(request: "SET_LOG_BASE", count: 0, expected: "1")
     }
     let log: DirtyLog
     do throws(DirtyLogError) {
       log = try DirtyLog(
-        file, offset: description.offset, size: description.size, event: migration.event)
+        file, offset: description.offset, size: description.size, event: migration.event, of: alarm)
       try log.check(covers: memory)
     } catch { throw .log(request: "SET_LOG_BASE", error) }
     reportMissedPages()
@@ -52,8 +52,8 @@ extension BackEnd {
   }
 
   /// SET_LOG_FD: written to when pages are marked.
-  func setLogEvent(_ descriptors: inout ReceivedDescriptors) -> Reply {
-    migration.event = descriptors.takeFirstEvent()
+  func setLogEvent(_ descriptors: inout ReceivedDescriptors) throws(VhostUserError) -> Reply {
+    migration.event = try takeEvent(of: &descriptors, request: "SET_LOG_FD")
     migration.log = migration.log.map { DirtyLog($0, event: migration.event) }
     return .acknowledge
   }

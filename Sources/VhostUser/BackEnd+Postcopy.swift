@@ -23,11 +23,14 @@ struct PostcopyState {
 extension BackEnd {
   /// POSTCOPY_ADVISE.
   func advisePostcopy() throws(VhostUserError) -> Reply {
-    guard let socket = descriptor else { return .empty }
+    // The socket itself: an epoll set with it does not tell that it hangs up.
+    guard let socket = socketDescriptor else { return .empty }
     postcopy?.memory.finish()
     postcopy = nil
     do throws(Errno) {
-      let memory = try Postcopy(frontEnd: socket)
+      let memory = try Postcopy(frontEnd: socket, of: alarm, patience: pagePatience)
+      // All of a migration's requests may come in one turn.
+      memory.controlThread(isBusy: isThreadBusy)
       postcopy = PostcopyState(memory: memory)
       return .bytes([], lending: memory.descriptor)
     } catch { throw .postcopy(request: "POSTCOPY_ADVISE", error) }
@@ -54,6 +57,20 @@ extension BackEnd {
   func abandonPostcopy() {
     postcopy?.memory.abandon()
     postcopy = nil
+  }
+
+  /// The thread that calls has something to do from now on, or waits for events again: a page that
+  /// does not come must not keep it from its work for ever.
+  public func controlThread(isBusy: Bool) {
+    isThreadBusy = isBusy
+    postcopy?.memory.controlThread(isBusy: isBusy)
+  }
+
+  /// A worker does not answer: if it waits for a page, it waits no longer, and the session ends.
+  public func workersDoNotAnswer() {
+    guard let postcopy else { return }
+    postcopy.memory.abandon()
+    alarm.raise(.pagesMissing)
   }
 
   var isPostcopyListening: Bool { postcopy?.isListening ?? false }

@@ -13,7 +13,8 @@
 // - When the session ends, for whatever reason, the rings are stopped, then the memory is
 //   released, then everything that the front-end sent is closed.
 //
-// Hostile: the front-end.  All of it runs on the control thread and nothing waits for the peer.
+// Hostile: the front-end.  All of it runs on the control thread and nothing waits for the peer.  What
+// it does behind our back (memory that is cut) comes by its alarm.
 public import Linux
 import Virtqueue
 import GuestMemory
@@ -57,6 +58,18 @@ public final class BackEnd {
   var migration = MigrationLog()
   var postcopy: PostcopyState?
   var deviceState = DeviceStateChannel()
+  /// Raised where nothing may wait: by the data path, or a signal handler.
+  let alarm = PeerAlarm()
+  /// How long a message may take from its first byte to its last, in milliseconds.
+  var messagePatience: UInt64 = 5000
+  /// How long a page may keep the control thread, in milliseconds.
+  var pagePatience = Postcopy.patience
+  /// It has said that it has something to do.
+  var isThreadBusy = false
+  /// For how long requests are carried out before others get their turn, in milliseconds.
+  var turn: UInt64 = 20
+  private let begun = MonotonicClock.milliseconds
+  private var hasSpoken = false
 
   private var refusals = 0
   private var unknownRequests: Set<UInt32> = []
@@ -83,6 +96,7 @@ public final class BackEnd {
       let events = try EpollSet()
       try events.add(raw, .readable, tag: 0)
       try events.add(iotlb.misses.wakeUp.raw, .readable, tag: 0)
+      if let raised = alarm.descriptor { try events.add(raised, .readable, tag: 0) }
       self.iotlb = iotlb
       self.events = consume events
     } catch { events = nil }
@@ -95,6 +109,17 @@ public final class BackEnd {
     guard let raw = connection?.raw else { return nil }
     return events?.raw ?? raw
   }
+  /// The connection itself.
+  var socketDescriptor: Int32? { connection?.raw }
+  /// After so many milliseconds `handleReadable` is to be called although nothing is readable; nil:
+  /// there is no need to.
+  public var patience: UInt64? {
+    guard let since = connection?.partSince ?? nil else { return nil }
+    return messagePatience - min(messagePatience, MonotonicClock.milliseconds &- since)
+  }
+  /// For how long the front-end has been connected without a request, in milliseconds; nil: it has
+  /// made one.
+  public var silence: UInt64? { hasSpoken ? nil : MonotonicClock.milliseconds &- begun }
   /// The front-end's process, if the kernel told.
   public var peerProcess: Int? { connection?.peerProcess ?? nil }
   /// Whether the session is over.
@@ -109,24 +134,29 @@ public final class BackEnd {
     case closed
   }
 
-  /// Carries out the requests that have arrived, but at most 64, so that a front-end cannot keep
-  /// the control thread for itself: the rest is reported again.
+  /// Carries out the requests that have arrived, but at most 64 and for 20 ms, so that a front-end
+  /// cannot keep the control thread for itself: the rest is reported again.
   /// - Throws: what ended the session, which has ended then.
   public func handleReadable() throws(VhostUserError) -> Progress {
     do throws(VhostUserError) {
+      try checkAlarm()
       serveTranslations()
       tellNotifications()
-      for _ in 0..<64 {
+      let begin = MonotonicClock.milliseconds
+      for _ in 0..<64 where MonotonicClock.milliseconds &- begin < turn {
         guard connection != nil else { return .closed }
         switch try connection!.next() {
         case .waiting:
+          try connection!.checkProgress(within: messagePatience)
           settleTranslations()
           tellNotifications()
           return .waiting
         case .closed:
           end()
           return .closed
-        case .message(var message): try handle(&message)
+        case .message(var message):
+          hasSpoken = true
+          try handle(&message)
         }
       }
       return .waiting
@@ -134,6 +164,13 @@ public final class BackEnd {
       end()
       throw error
     }
+  }
+
+  private func checkAlarm() throws(VhostUserError) {
+    let reasons = alarm.reasons
+    if reasons.contains(.memoryLost) { throw .memoryLost }
+    if reasons.contains(.eventBlocked) { throw .eventBlocked }
+    if reasons.contains(.pagesMissing) { throw .pagesMissing }
   }
 
   /// Ends the session.
@@ -214,14 +251,14 @@ public final class BackEnd {
     }
     switch (row.handler, payload) {
     case (.empty(let run), .empty): return try run(self)
-    case (.descriptor(let run), .empty): return run(self, &descriptors)
+    case (.descriptor(let run), .empty): return try run(self, &descriptors)
     case (.number(let run), .number(let number)): return try run(self, number)
     case (.vringState(let run), .vringState(let state)):
       return try run(self, ring, state.number)
     case (.vringAddresses(let run), .vringAddresses(let addresses)):
       return run(self, ring, addresses)
     case (.vringEvent(let run), .vringEvent):
-      return run(self, ring, descriptors.takeFirstEvent())
+      return run(self, ring, try takeEvent(of: &descriptors, request: row.name))
     case (.memoryTable(let run), .memoryTable(let regions)):
       return try run(self, regions, &descriptors)
     case (.removedRegion(let run), .memoryRegion(let region)): return try run(self, region)
@@ -236,6 +273,24 @@ public final class BackEnd {
     case (.addedRegion, .number(let number)):
       return try acknowledgePostcopy(number, request: row.name)
     default: throw .unknownRequest(row.request)
+    }
+  }
+
+  /// The next descriptor that came with a request; nil if there is none.
+  func take(
+    _ kind: DescriptorKind, of descriptors: inout ReceivedDescriptors, request: String
+  ) throws(VhostUserError) -> OwnedDescriptor? {
+    do throws(WrongDescriptorKind) { return try descriptors.takeFirst(kind) } catch {
+      throw .wrongDescriptor(request: request, error)
+    }
+  }
+
+  /// The same, of an event to be signalled.
+  func takeEvent(
+    of descriptors: inout ReceivedDescriptors, request: String
+  ) throws(VhostUserError) -> EventDescriptor? {
+    do throws(WrongDescriptorKind) { return try descriptors.takeFirstEvent(of: alarm) } catch {
+      throw .wrongDescriptor(request: request, error)
     }
   }
 

@@ -3,7 +3,8 @@
 // A front-end may stop anywhere, also inside a header, so what has arrived is kept and the caller
 // is told to wait.  Header and payload are received apart and never more than the message has, so
 // that descriptors stay with their message ("they come with its first byte").  Bounded: one
-// message of at most `MessageHeader.maximumPayload` bytes and eight descriptors is held.
+// message of at most `MessageHeader.maximumPayload` bytes and eight descriptors is held, and for how
+// long is known.
 import Glibc
 import Linux
 
@@ -21,6 +22,8 @@ struct Connection: ~Copyable {
   private var received = 0
   private var header: MessageHeader?
   private var descriptors = ReceivedDescriptors()
+  /// Since when a message is there in part, by `MonotonicClock.milliseconds`; nil: none is.
+  private(set) var partSince: UInt64?
 
   init(_ socket: consuming UnixSocket) { self.socket = socket }
 
@@ -40,7 +43,9 @@ struct Connection: ~Copyable {
       let expected = MessageHeader.byteCount + Int(header?.size ?? 0)
       if received < expected {
         switch try receive(upTo: expected) {
-        case .bytes(let count): received += count
+        case .bytes(let count):
+          received += count
+          if partSince == nil { partSince = MonotonicClock.milliseconds }
         case .wouldBlock: return .waiting
         case .endOfStream:
           if received == 0 { return .closed }
@@ -52,6 +57,14 @@ struct Connection: ~Copyable {
         header = try MessageHeader(buffer[..<MessageHeader.byteCount])
       }
     }
+  }
+
+  /// - Throws: if a message has been there in part for so long.
+  func checkProgress(within milliseconds: UInt64) throws(VhostUserError) {
+    guard let partSince, MonotonicClock.milliseconds &- partSince >= milliseconds else { return }
+    throw .messageTooSlow(
+      received: received, expected: MessageHeader.byteCount + Int(header?.size ?? 0),
+      milliseconds: milliseconds)
   }
 
   /// Sends a reply, whole or not at all: replies are small and a front-end waits for each, so a
@@ -85,6 +98,7 @@ struct Connection: ~Copyable {
     swap(&taken, &descriptors)
     received = 0
     self.header = nil
+    partSince = nil
     return RawMessage(header: header, payload: payload, descriptors: taken)
   }
 }

@@ -31,6 +31,8 @@ struct Iotlb {
 
   /// Most questions on their way: each ring waits for one chain or for itself.
   static let mostQuestions = 4096
+  /// Most chains that join in a question: no device has more rings.
+  static let mostLater = 1024
   /// So many questions are without a reply that the front-end, whatever it negotiated, sends none;
   /// then an update is all that comes.
   private var hasNoReplies = false
@@ -48,6 +50,8 @@ struct Iotlb {
       guard let i = list.firstIndex(where: { $0.miss.isSame(as: miss) && !$0.isAnswered }) else {
         return false
       }
+      // Rings that were stopped and started again since have left theirs behind.
+      if list[i].later.count >= Iotlb.mostLater { list[i].later.removeFirst() }
       if miss.chain != 0 { list[i].later.append(miss) }
       return true
     }

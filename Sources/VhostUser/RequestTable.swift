@@ -40,7 +40,7 @@ enum Refusal: Sendable {
 /// Who carries a request out; the form of its payload follows from it.
 enum Handler: Sendable {
   case empty(@Sendable (BackEnd) throws(VhostUserError) -> Reply)
-  case descriptor(@Sendable (BackEnd, inout ReceivedDescriptors) -> Reply)
+  case descriptor(@Sendable (BackEnd, inout ReceivedDescriptors) throws(VhostUserError) -> Reply)
   case number(@Sendable (BackEnd, UInt64) throws(VhostUserError) -> Reply)
   case vringState(@Sendable (BackEnd, Int, UInt32) throws(VhostUserError) -> Reply)
   case vringAddresses(@Sendable (BackEnd, Int, VringAddresses) -> Reply)
@@ -133,7 +133,9 @@ enum RequestTable {
       .log { back, log, files throws(VhostUserError) in try back.setLog(log, &files) }),
     RequestRow(
       7, "SET_LOG_FD", descriptors: 0...1, requires: .negotiated(.logShmfd), quiesces: .everyRing,
-      .descriptor { $0.setLogEvent(&$1) }),
+      .descriptor { back, descriptors throws(VhostUserError) in
+        try back.setLogEvent(&descriptors)
+      }),
     RequestRow(
       8, "SET_VRING_NUM", quiesces: .itsRing,
       .vringState { back, ring, size throws(VhostUserError) in
@@ -179,7 +181,7 @@ enum RequestTable {
     RequestRow(
       21, "SET_BACKEND_REQ_FD", descriptors: 1...1, requires: .offered(.backendReq),
       quiesces: .everyRing,
-      .descriptor { back, sockets in back.setChannel(&sockets) }),
+      .descriptor { back, sockets throws(VhostUserError) in try back.setChannel(&sockets) }),
     RequestRow(
       22, "IOTLB_MSG", requires: .accessPlatform, refusal: .reply(.number(1)),
       .iotlb { back, message throws(VhostUserError) in try back.changeTranslations(message) }),

@@ -16,11 +16,16 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
   case endedInsideMessage(received: Int, expected: Int)
   case socket(Errno)
   case repliesNotRead(request: String)
+  case messageTooSlow(received: Int, expected: Int, milliseconds: UInt64)
+  case memoryLost
+  case eventBlocked
+  case pagesMissing
   case cannotAnswer(request: String, why: String)
   // A request.
   case unknownRequest(UInt32)
   case wrongSize(request: String, size: Int, expected: String)
   case wrongDescriptorCount(request: String, count: Int, expected: String)
+  case wrongDescriptor(request: String, WrongDescriptorKind)
   case featureMissing(request: String, feature: String)
   case noSuchRing(request: String, index: UInt32, ringCount: Int)
   case wrongValue(request: String, value: UInt64, allowed: String)
@@ -41,7 +46,8 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
   public var endsConnection: Bool {
     switch self {
     case .wrongVersion, .replyFromFrontEnd, .payloadTooLarge, .tooManyDescriptors,
-      .endedInsideMessage, .inbandAlone, .socket, .repliesNotRead, .cannotAnswer:
+      .endedInsideMessage, .inbandAlone, .socket, .repliesNotRead, .cannotAnswer,
+      .messageTooSlow, .memoryLost, .eventBlocked, .pagesMissing:
       true
     default: false
     }
@@ -63,6 +69,17 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
     case .socket(let errno): "socket: \(errno)"
     case .repliesNotRead(let request):
       "\(request): the socket is full: the front-end does not read its replies"
+    case .messageTooSlow(let received, let expected, let milliseconds):
+      "\(received) of the \(expected) bytes of a message came within \(milliseconds) ms, and no more"
+    case .memoryLost:
+      "memory that it shares is gone: its file was cut, or the host has no page left for it (/dev/shm "
+        + "full, huge pages used up); start the guest anew with memory that stays: "
+        + "memory-backend-memfd, whose length QEMU seals"
+    case .eventBlocked:
+      "a call or error descriptor is full and made to block, which would hold the data path up"
+    case .pagesMissing:
+      "a page that it is to serve by postcopy has not come within \(Postcopy.patience / 1000) s of a "
+        + "request of its own"
     case .cannotAnswer(let request, let why):
       "\(why); the front-end waits for an answer that \(request) does not have"
     case .unknownRequest(let code): "unknown request \(code)"
@@ -70,6 +87,7 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
       "\(request): payload of \(size) bytes instead of \(expected)"
     case .wrongDescriptorCount(let request, let count, let expected):
       "\(request): \(count) descriptors instead of \(expected)"
+    case .wrongDescriptor(let request, let error): "\(request): \(error)"
     case .featureMissing(let request, let feature):
       "\(request) needs \(feature), which was not negotiated"
     case .noSuchRing(let request, let index, let ringCount):

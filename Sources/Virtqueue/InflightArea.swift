@@ -81,9 +81,10 @@ public final class InflightArea: Sendable {
   /// - Parameters:
   ///   - mostQueues: of the device.
   ///   - format: of the rings; regions that were used before must say the same shape.
+  ///   - peer: whose file it is: to be told when it is cut.
   public init(
     file: borrowing OwnedDescriptor, offset: UInt64, size: UInt64, queueCount: Int,
-    entryCount: Int, mostQueues: Int, format: InflightFormat
+    entryCount: Int, mostQueues: Int, format: InflightFormat, of peer: PeerAlarm? = nil
   ) throws(InflightDefect) {
     try InflightArea.check(queueCount: queueCount, entryCount: entryCount, mostQueues: mostQueues)
     let needed = format.areaBytes(queues: queueCount, entries: entryCount)
@@ -93,7 +94,7 @@ public final class InflightArea: Sendable {
     }
     // What is mapped is what is used, however much more the front-end offers.
     do throws(FileWindowError) {
-      window = try FileWindow(file, offset: offset, length: UInt64(needed))
+      window = try FileWindow(file, offset: offset, length: UInt64(needed), of: peer)
     } catch {
       switch error {
       case .overflow: throw .offset(offset)

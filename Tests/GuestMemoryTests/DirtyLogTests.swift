@@ -96,14 +96,16 @@ struct DirtyLogTests {
     #expect(DirtyLog.size(for: try GuestMemory([])) == 0)
   }
 
-  @Test("a log that is cut while it is written to ends nothing")
+  @Test("a log that is cut while it is written to is told")
   func cut() throws {
     let shared = try Shared(bytes: 8192)
-    let log = try DirtyLog(shared.file, offset: 0, size: 8192)
+    let peer = PeerAlarm()
+    let log = try DirtyLog(shared.file, offset: 0, size: 8192, of: peer)
     let raw = shared.file.raw
     try checkedCall { ftruncate(raw, 0) }
     log.view.mark(40000 * 4096, length: 1)
     log.view.mark(0, length: 1)
+    #expect(peer.reasons == .memoryLost)
   }
 
   @Test("no write is lost while the front-end takes the bits away")

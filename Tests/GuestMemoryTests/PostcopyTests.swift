@@ -91,4 +91,25 @@ struct PostcopyTests {
     #expect(ram.read(GuestAddress(0), count: 1) == [0])
     postcopy.abandon()
   }
+
+  @Test("pages that do not come while the control thread is kept are given up, and it is told")
+  func pagesMissing() throws {
+    let ends = try Ends()
+    let ram = try GuestRAM(bytes: 1 << 20)
+    let region = try ram.region(0)
+    let peer = PeerAlarm()
+    let postcopy = try Postcopy(frontEnd: ends.other.raw, of: peer, patience: 100)
+    try postcopy.register(region)
+    postcopy.controlThread(isBusy: true)
+    postcopy.controlThread(isBusy: false)
+    let reader = try Reader(region)
+    usleep(300_000)
+    #expect(!reader.hasAnswered, "nobody is kept but who touched it")
+    #expect(peer.reasons == [])
+    postcopy.controlThread(isBusy: true)
+    #expect(reader.value.wait() == 0)
+    for _ in 0..<1000 where peer.reasons == [] { usleep(1000) }
+    #expect(peer.reasons == .pagesMissing)
+    withExtendedLifetime(ends) {}
+  }
 }

@@ -116,19 +116,25 @@ struct RegionTests {
     #expect(ram.read(GuestAddress(5000), count: 3) == [1, 9, 3])
   }
 
-  @Test("memory that the front-end takes away reads as zeros, and what is left of it stays")
+  @Test("memory that is taken away reads as zeros, what is left of it stays, and that is told")
   func cut() throws {
+    let peer = PeerAlarm()
     let file = OwnedDescriptor(adopting: try RegionTests.file(bytes: 1 << 20))
     let description = MemoryRegionDescription(
       guest: GuestAddress(0), size: (1 << 20) - 4096, frontEnd: FrontEndAddress(0), offset: 4096)
-    let region = try MemoryRegion(description, file: file)
+    let region = try MemoryRegion(description, file: file, of: peer)
+    let memory = try GuestMemory([region])
     unsafe region.base.initializeMemory(as: UInt8.self, repeating: 7, count: 65536)
+    #expect(!memory.isLost && peer.reasons == [])
     try checkedCall { ftruncate(file.raw, 4096 + 8192) }
     #expect(unsafe region.base.load(fromByteOffset: 20000, as: UInt8.self) == 0)
     unsafe region.base.storeBytes(of: 5, toByteOffset: 30000, as: UInt8.self)
     #expect(unsafe region.base.load(fromByteOffset: 30000, as: UInt8.self) == 5)
     #expect(unsafe region.base.load(fromByteOffset: 8191, as: UInt8.self) == 7)
     #expect(unsafe region.base.load(fromByteOffset: (1 << 20) - 4097, as: UInt8.self) == 0)
+    #expect(memory.isLost && peer.reasons == .memoryLost)
+    var poller = pollfd(fd: peer.descriptor!, events: Int16(POLLIN), revents: 0)
+    #expect(unsafe poll(&poller, 1, 0) == 1)
   }
 
   @Test("another bus error ends the process as ever")

@@ -235,7 +235,7 @@ struct UnixSocketTests {
       #expect(
         try receiver.receive(into: &buffer, at: 0..<2, descriptors: &descriptors) == .bytes(1))
       #expect(descriptors.count == 2)
-      let first = descriptors.takeFirstEvent()
+      let first = try descriptors.takeFirstEvent(of: PeerAlarm())
       first?.signal()
       #expect(event.drain())
       #expect(fcntl(first!.raw, F_GETFL) & O_NONBLOCK != 0)

@@ -51,6 +51,21 @@ struct IotlbTests {
     #expect(afterwards)
   }
 
+  @Test("chains that join in a question are bounded: rings may start again and again")
+  func laterChains() throws {
+    var iotlb = try Iotlb()
+    iotlb.hasSent(Iotlb.Question(miss: miss(0)))
+    for chain in 1...3 * UInt64(Iotlb.mostLater) {
+      var later = miss(0)
+      later.chain = chain
+      let isAsked = iotlb.shouldAsk(later)
+      #expect(!isAsked)
+    }
+    let question = iotlb.takeReply(1)
+    #expect(question?.later.count == Iotlb.mostLater)
+    #expect(question?.later.last?.chain == 3 * UInt64(Iotlb.mostLater), "the latest ones count")
+  }
+
   @Test("SET_FEATURES drops translations, but not that there is an IOMMU; a reset drops both")
   func negotiation() throws {
     let device = RecordingDevice()

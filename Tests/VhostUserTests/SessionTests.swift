@@ -114,6 +114,7 @@ struct SessionTests {
     let request = MessageHeader(request: 2, size: 8).bytes
     let both = [VirtioFeatures.version1, .anyLayout].map { request + bytes($0.rawValue) }
     try front.write((0..<100).flatMap { both[$0 % 2] })
+    front.back.turn = 60_000
     front.run()
     #expect(front.device.takeEvents().count == 64)
     front.run()
@@ -126,21 +127,24 @@ struct SessionTests {
     try front.negotiate()
     try front.shareMemory()
     for ring in 0...3 { try front.setUp(ring) }
-    let pipes = [try Pipe(), try Pipe(), try Pipe()]
-    for (request, pipe) in zip([12, 13, 14] as [UInt32], pipes) {
-      try front.send(request, bytes(2), descriptors: [pipe.writeEnd!.raw])
-      pipe.writeEnd = nil
-    }
-    #expect(pipes.allSatisfy { !$0.isClosed })
+    let event = try EventDescriptor()
+    try front.send(14, bytes(2), descriptors: [event.raw])
+    let pipe = try Pipe()
+    try front.send(21, descriptors: [pipe.writeEnd!.raw])
+    pipe.writeEnd = nil
+    #expect(!pipe.isClosed)
     _ = front.device.takeEvents()
     weak let memory = front.back.memory
+    weak let call = front.back.rings[2].call
+    weak let error = front.back.rings[2].error
+    #expect(call != nil && error != nil)
 
     front.hangUp()
     front.run()
     #expect(
       front.device.takeEvents() == [.stop(0), .stop(1), .stop(2), .stop(3), .negotiate([])])
-    #expect(pipes.allSatisfy { $0.isClosed })
-    #expect(memory == nil)
+    #expect(pipe.isClosed)
+    #expect(memory == nil && call == nil && error == nil)
     #expect(front.back.descriptor == nil)
     front.back.end()
     #expect(front.device.takeEvents() == [], "ended once")

@@ -49,12 +49,6 @@ int clinux_sealed_memory(const char *name, size_t length);
  * what is there.  Both are page aligned.  Returns 0 or -errno. */
 int clinux_map_again(void *target, void *source, size_t length);
 
-/* From now on a bus error in this range of shared memory, which its owner has cut, puts zeros in
- * place of the rest of the range.  `page` is the page size of the mapping.  To be ended before the
- * range is unmapped. */
-void clinux_guard_memory(void *base, size_t length, size_t page);
-void clinux_unguard_memory(void *base);
-
 /* Names the calling thread (at most 15 bytes) and, if cpu >= 0, binds it.  0 or -errno. */
 int clinux_name_thread(const char *name);
 int clinux_pin_thread(int cpu);

@@ -76,23 +76,26 @@ private final class CheckingDevice: Device {
   func announce(_ address: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)) {}
 }
 
-/// A file to map, and a pipe whose write end says whether all its copies are closed.
+/// A file to map, an event, and a pipe whose write end says whether all its copies are closed.
 private struct Sent {
   let file: CInt
+  let event: CInt
   let readEnd: CInt
   let writeEnd: CInt
 
   init() {
     file = unsafe memfd_create("fuzz", UInt32(MFD_CLOEXEC))
+    event = eventfd(0, CInt(EFD_CLOEXEC))
     var ends: [CInt] = [-1, -1]
     let piped = unsafe pipe(&ends)
-    precondition(file >= 0 && ftruncate(file, 1 << 20) == 0 && piped == 0)
+    precondition(file >= 0 && event >= 0 && ftruncate(file, 1 << 20) == 0 && piped == 0)
     readEnd = ends[0]
     writeEnd = ends[1]
   }
 
   func closeOwn() {
     close(file)
+    close(event)
     close(writeEnd)
     var poller = pollfd(fd: readEnd, events: Int16(POLLIN), revents: 0)
     let ready = unsafe poll(&poller, 1, 0)
@@ -115,7 +118,9 @@ private func runSession(_ input: [UInt8]) {
       log: { _, line in precondition(!line.isEmpty) })
     var rest = input[...]
     while !back.hasEnded, let write = nextWrite(&rest) {
-      let descriptors = (0..<write.descriptors).map { $0 % 2 == 0 ? sent.file : sent.writeEnd }
+      // SET_LOG_FD, SET_VRING_KICK, CALL and ERR take an eventfd.
+      let first = [7, 12, 13, 14].contains(write.bytes[0]) ? sent.event : sent.file
+      let descriptors = (0..<write.descriptors).map { $0 % 2 == 0 ? first : sent.writeEnd }
       let length = write.bytes.count
       _ = unsafe write.bytes.withUnsafeBytes {
         unsafe clinux_send_fds(

@@ -1,0 +1,125 @@
+/* What a peer's descriptor is, found out without asking the file: a file of a file system in user
+ * space answers fstat(2), poll(2) and even close(2) when its server likes, which may be the peer.
+ *
+ * - F_GET_SEALS is answered by tmpfs (memfd_create, /dev/shm) and hugetlbfs alone, from memory.
+ * - statx(2) that asks for nothing and wants no synchronisation gives type and device, from memory.
+ * - An eventfd is of the device of all anonymous files, and of these the only one that takes eight
+ *   bytes; zero is added, which nobody sees.  It is not asked by poll or epoll, since one epoll set in
+ *   another asks whatever is in that. */
+#define _GNU_SOURCE
+#include "foreign.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#ifndef F_GET_SEALS
+#define F_GET_SEALS 1034
+#endif
+
+/* 0 if it cannot be said. */
+static mode_t look(int fd, uint64_t *device) {
+  struct statx status;
+  if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &status) < 0) {
+    *device = UINT64_MAX;
+    return 0;
+  }
+  *device = (uint64_t)status.stx_dev_major << 32 | status.stx_dev_minor;
+  return status.stx_mode & S_IFMT;
+}
+
+static uint64_t anonymous_device;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void find_anonymous_device(void) {
+  int event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  anonymous_device = UINT64_MAX - 1;
+  if (event < 0) return;
+  look(event, &anonymous_device);
+  close(event);
+}
+
+static int is_anonymous(int fd) {
+  pthread_once(&once, find_anonymous_device);
+  uint64_t device;
+  look(fd, &device);
+  return device == anonymous_device;
+}
+
+int clinux_is_event(int fd) {
+  uint64_t nothing = 0;
+  return is_anonymous(fd) && clinux_foreign_write(fd, &nothing, sizeof nothing) == sizeof nothing;
+}
+
+int clinux_is_shared_memory(int fd) { return fcntl(fd, F_GET_SEALS) >= 0; }
+
+int clinux_is_unix_stream(int fd) {
+  int domain = 0, type = 0;
+  socklen_t size = sizeof domain;
+  return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX &&
+         getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM;
+}
+
+int clinux_is_pipe(int fd) {
+  uint64_t device;
+  return look(fd, &device) == S_IFIFO;
+}
+
+/* Sockets of other families may linger. */
+static int closes_at_once(int fd) {
+  int domain = 0;
+  socklen_t size = sizeof domain;
+  return clinux_is_shared_memory(fd) || is_anonymous(fd) || clinux_is_pipe(fd) ||
+         (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX);
+}
+
+/* What waits for the thread that closes; it runs while there is something. */
+struct waiting {
+  int fd;
+  struct waiting *next;
+};
+static struct waiting *first;
+static int runs;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void *close_waiting(void *unused) {
+  (void)unused;
+  for (;;) {
+    pthread_mutex_lock(&lock);
+    struct waiting *next = first;
+    if (next)
+      first = next->next;
+    else
+      runs = 0;
+    pthread_mutex_unlock(&lock);
+    if (!next) return NULL;
+    close(next->fd);
+    free(next);
+  }
+}
+
+void clinux_foreign_close(int fd) {
+  struct waiting *new = closes_at_once(fd) ? NULL : malloc(sizeof *new);
+  if (!new) {
+    close(fd);
+    return;
+  }
+  new->fd = fd;
+  pthread_mutex_lock(&lock);
+  new->next = first;
+  first = new;
+  int starts = !runs;
+  runs = 1;
+  pthread_mutex_unlock(&lock);
+  if (!starts) return;
+  pthread_t thread;
+  if (pthread_create(&thread, NULL, close_waiting, NULL) == 0)
+    pthread_detach(thread);
+  else
+    close_waiting(NULL);
+}
