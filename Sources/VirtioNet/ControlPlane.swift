@@ -36,6 +36,9 @@ final class ControlPlane {
   /// Configuration space is another one than the front-end has read.
   var hasNews = false
 
+  /// Times that the ring was found impossible.
+  var ringFaults = 0
+
   private(set) var queue: ControlQueue?
   /// What makes the control thread look: the ring's kick, and `again`.
   private let epoll: EpollSet
@@ -108,7 +111,8 @@ final class ControlPlane {
     let queue: ControlQueue
     do throws(QueueFault) { queue = try ControlQueue(config) } catch { return "\(error)" }
     if let kick = queue.kickDescriptor {
-      // Each change once: a descriptor that is readable for ever must not keep the thread busy.
+      // Each change once, and never read: a descriptor that is readable for ever must not keep the
+      // thread busy, and one that is not, though it said so, must not make it wait.
       do throws(Errno) { try epoll.add(kick, [.readable, .edge], tag: 1) } catch {
         return "its kick descriptor cannot be watched: \(error)"
       }

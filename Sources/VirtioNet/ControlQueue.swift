@@ -23,6 +23,7 @@ final class ControlQueue {
   private let kick: EventDescriptor?
   /// Behind a vIOMMU: who gets to hear what translations are lacking.
   private let misses: Mailbox<TranslationMiss>?
+  private let memory: GuestMemory
   private let buffers: CommandBuffers
   private var isFaultReported = false
 
@@ -30,6 +31,7 @@ final class ControlQueue {
     queue = try AnyVirtqueue(activating: config)
     features = config.features
     kick = config.kick
+    memory = config.memory
     misses = config.translation?.misses
     buffers = CommandBuffers(capacity: max(1024, 2 * config.size))
     queue.signalCall()
@@ -44,6 +46,8 @@ final class ControlQueue {
   func takeFault() -> QueueFault? {
     guard let fault = queue.fault, !isFaultReported else { return nil }
     isFaultReported = true
+    // What is in the place of memory that was taken away makes no ring; that is told by itself.
+    if memory.isLost { return nil }
     queue.signalError()
     return fault
   }
@@ -62,7 +66,6 @@ final class ControlQueue {
   func serve(
     perform: (ControlCommand) -> Bool, refused: (ControlCommand.Refusal, [UInt8]) -> Void
   ) -> Bool {
-    kick?.drain()
     for _ in 0..<ControlQueue.turnLimit {
       if queue.availableChains(1) == 0 {
         if !queue.enableKicks() { return false }

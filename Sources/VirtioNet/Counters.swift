@@ -71,6 +71,8 @@ package final class RingCounters: Sendable {
   package let calls = Counter()
   /// Receive chains of the driver that were malformed, returned with length 0.
   package let malformedBuffers = Counter()
+  /// Times that the ring was found impossible, when it was to start or while it ran.
+  package let ringFaults = Counter()
   /// What packets that were to be cut became.
   package let segments = Counter()
   /// Received packets that were made by merging, and what they were made of.
@@ -104,6 +106,7 @@ package final class RingCounters: Sendable {
     if malformedBuffers.current > 0 {
       parts.append("malformed_buffers \(malformedBuffers.current)")
     }
+    if ringFaults.current > 0 { parts.append("ring_faults \(ringFaults.current)") }
     return parts.joined(separator: ", ")
   }
 }

@@ -121,6 +121,7 @@ extension NetDevice {
   func startControlQueue(_ config: VirtqueueConfig) {
     guard let control else { return }
     if let reason = control.start(config) {
+      control.ringFaults += 1
       config.error?.signal()
       log("ring \(config.index), the control queue, cannot be started: \(reason)")
       return
@@ -138,6 +139,7 @@ extension NetDevice {
         self.log("control queue: a command\(name) is refused: \(refusal)")
       })
     if let fault = control.queue?.takeFault() {
+      control.ringFaults += 1
       log("the control queue stopped: \(fault); the guest's driver must reset the device")
     }
   }

@@ -313,6 +313,9 @@ public final class NetDevice: Device {
       lines.append("receive \(pair): \(counters[2 * pair].summary)")
       lines.append("transmit \(pair): \(counters[2 * pair + 1].summary)")
     }
+    if let faults = control?.ringFaults, faults > 0 {
+      lines.append("control queue: ring_faults \(faults)")
+    }
     for (index, queue) in queues.enumerated() {
       var parts = index < queuePairCount ? [] : feedCounters[index].drops
       parts += queue.statistics.counters.map { "\($0.name) \($0.value)" }

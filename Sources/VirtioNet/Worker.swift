@@ -68,6 +68,8 @@ package final class Worker {
   /// Rings without a kick descriptor: they have to be looked at without being asked.
   private var unkicked: Set<Int> = []
   private var faultsReported: Set<Int> = []
+  /// By ring: where it lies, and where what happens to it is counted.
+  private var memories: [Int: (memory: GuestMemory, counters: RingCounters)] = [:]
   /// By ring behind a vIOMMU: who gets to hear what translations it lacks.
   private var misses: [Int: Mailbox<TranslationMiss>] = [:]
   private let polling: Polling
@@ -288,7 +290,11 @@ package final class Worker {
         path.queue.disableKicks()
         path.queue.signalCall()
       }
-    } catch { return .refused("\(error)") }
+    } catch {
+      counters.ringFaults.add(1)
+      return .refused("\(error)")
+    }
+    memories[config.index] = (config.memory, counters)
     misses[config.index] = config.translation?.misses
     if let kick = config.kick {
       do throws(Errno) {
@@ -309,6 +315,7 @@ package final class Worker {
     unkicked.remove(ring)
     faultsReported.remove(ring)
     misses[ring] = nil
+    memories[ring] = nil
     if let path = transmit.remove(where: { $0.queue.index == ring }) { return path.queue.base }
     guard let path = receive.remove(where: { $0.queue.index == ring }) else { return nil }
     feeds.forEach { if $0.target === path { $0.route(to: nil) } }
@@ -372,6 +379,9 @@ package final class Worker {
 
   private func report(_ fault: QueueFault?, _ ring: Int, _ signal: () -> Void) {
     guard let fault, faultsReported.insert(ring).inserted else { return }
+    // What is in the place of memory that was taken away makes no ring; that is told by itself.
+    if memories[ring]?.memory.isLost == true { return }
+    memories[ring]?.counters.ringFaults.add(1)
     signal()
     log("ring \(ring) stopped: \(fault); the guest's driver must reset the device")
   }
