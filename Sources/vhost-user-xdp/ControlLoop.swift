@@ -26,9 +26,10 @@ struct ControlLoop: ~Copyable {
   /// For a control queue without a kick descriptor.
   private static let pollInterval: Int32 = 10
 
+  /// A front-end that has made no request for so long keeps no other one from its place.
+  private static let longestSilence: UInt64 = 5000
+
   private let endpoint: Listener.Endpoint
-  /// Time for an orderly end; QEMU's conventions want it quick.
-  private static let patience = Duration.milliseconds(800)
 
   private let signals: SignalDescriptor
   private let manager: ServiceNotification
@@ -43,8 +44,11 @@ struct ControlLoop: ~Copyable {
   private var session: BackEnd?
   private var sessionTag = Tag.firstSession
   private var lastFailure: UnixSocketError?
+  private var frontEnds = FrontEndCounters()
   private var hasCarrier: Bool
+  // Apart: who is refused must not hide why somebody else was disconnected.
   private let refusals = LogLimit()
+  private let disconnections = LogLimit()
   /// Nil: front-ends of all users.
   private let allowedUsers: Set<UInt32>?
   /// The first front-end is the only one (--fd).
@@ -113,13 +117,17 @@ struct ControlLoop: ~Copyable {
   /// Serves front-ends until it is told to stop, or the only one that it was given has left.
   /// - Throws: if the host port is gone, or the only front-end may not be served.
   mutating func run() throws(StartFailure) {
+    LastResort.watch(logger)
     logger.info("ready: \(endpoint.text)")
     manager.ready(status: endpoint.text)
     defer { close() }
     while true {
       if session == nil, try !acceptFrontEnd() { return }
       var tags: [UInt64] = []
+      session?.controlThread(isBusy: false)
       epoll.wait(milliseconds: timeout) { tag, _ in tags.append(tag) }
+      session?.controlThread(isBusy: true)
+      if session?.patience == 0 { serve() }
       for tag in tags {
         switch tag {
         case Tag.signal: if takeSignals() { return }
@@ -143,6 +151,7 @@ struct ControlLoop: ~Copyable {
     if device.mustPollControlQueue { return ControlLoop.pollInterval }
     var waits: [UInt64] = []
     if session == nil, let wait = listener.milliseconds(until: now) { waits.append(wait) }
+    if let wait = session?.patience { waits.append(wait) }
     if manager.watchdogInterval != nil { waits.append(signOfLifeAt - min(now, signOfLifeAt)) }
     return waits.min().map { Int32(clamping: $0) } ?? -1
   }
@@ -151,7 +160,7 @@ struct ControlLoop: ~Copyable {
   /// read their messages.
   private mutating func giveSignOfLife() {
     guard let interval = manager.watchdogInterval, now >= signOfLifeAt else { return }
-    if device.isAlive() { manager.isAlive() }
+    if device.isAlive() { manager.isAlive() } else { session?.workersDoNotAnswer() }
     // Three times in an interval: one that comes late, or is lost, does not count.
     signOfLifeAt = now + max(1, interval / 3)
   }
@@ -184,6 +193,7 @@ struct ControlLoop: ~Copyable {
     if let allowedUsers, !(socket.peerUser.map(allowedUsers.contains) ?? false) {
       let user = socket.peerUser.map { "user \($0)" } ?? "an unknown user"
       let line = "front-end \(peer) of \(user) is refused: --allow-uid names others only"
+      frontEnds.refused += 1
       if hasOneFrontEnd { throw StartFailure(line) }
       if refusals.admit() != nil { logger.warning("\(line)") }
       return
@@ -204,6 +214,7 @@ struct ControlLoop: ~Copyable {
       return
     }
     lastFailure = nil
+    frontEnds.served += 1
     logger.debug("front-end \(peer) connected")
     manager.status("front-end \(peer) is connected")
     self.session = session
@@ -216,18 +227,36 @@ struct ControlLoop: ~Copyable {
       guard try session.handleReadable() == .closed else { return }
       logger.info("front-end \(peer) left")
     } catch {
-      logger.warning("front-end \(peer) is disconnected: \(error)")
+      disconnected(peer, "\(error)")
     }
     self.session = nil
     manager.status(endpoint.text)
   }
 
-  /// A second front-end at the same time; but the first may be gone, unnoticed until now.
+  /// Whoever may connect can cause this as often as it connects.
+  private mutating func disconnected(_ peer: String, _ why: String) {
+    frontEnds.disconnected += 1
+    guard let omitted = disconnections.admit() else { return }
+    let more = omitted == 0 ? "" : " (\(omitted) such lines were left out before)"
+    logger.warning("front-end \(peer) is disconnected: \(why)\(more)")
+  }
+
+  /// A second front-end at the same time; but the first may be gone, unnoticed until now, or one that
+  /// says nothing and only keeps the place.
   private mutating func refuseFurtherFrontEnd() {
     serve()
     guard let session else { return }
+    if let silence = session.silence, silence >= ControlLoop.longestSilence {
+      disconnected(
+        ControlLoop.describe(session.peerProcess),
+        "it has made no request for \(silence / 1000) s, and another one waits")
+      session.end()
+      self.session = nil
+      return
+    }
     switch listener.next(now: now) {
     case .connection(let second):
+      frontEnds.refused += 1
       // Whoever may connect could fill the log by connecting again and again.
       guard refusals.admit() != nil else { return }
       logger.warning(
@@ -286,26 +315,17 @@ struct ControlLoop: ~Copyable {
     for line in device.counterReport.split(separator: "\n") {
       StandardErrorLog.write("counters: \(line)")
     }
+    StandardErrorLog.write("counters: \(frontEnds.summary)")
   }
 
   /// Rings first, then the workers; descriptors, mappings and the socket's file go with their
   /// owners.
   private mutating func close() {
     manager.stopping()
-    endInAnyCase()
+    LastResort.end(logger)
     session?.end()
     session = nil
     device.stop()
-  }
-
-  /// All that is held ends with the process, so a thread that hangs must not delay it.
-  private func endInAnyCase() {
-    let logger = logger
-    _ = try? PinnedThread(name: "patience") {
-      usleep(UInt32(ControlLoop.patience / .microseconds(1)))
-      logger.error("the threads did not end in \(ControlLoop.patience); leaving them")
-      _exit(0)
-    }
   }
 }
 

@@ -114,8 +114,8 @@ struct DaemonProcessTests {
       #expect(child.waitForError("ready"))
       let tasks = "/proc/\(child.pid)/task"
       let threads = try FileManager.default.contentsOfDirectory(atPath: tasks)
-      // Three workers and the control thread.
-      #expect(threads.count == 4)
+      // Three workers, the control thread, and the one that ends the process if that does not.
+      #expect(threads.count == 5)
       for thread in threads {
         let status = try String(contentsOfFile: "\(tasks)/\(thread)/status", encoding: .utf8)
         let lines = status.split(separator: "\n").map { $0.split(separator: "\t") }
