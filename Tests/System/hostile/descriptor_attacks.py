@@ -1,0 +1,125 @@
+"""Descriptors that are something else than they should be, too many, or made to block."""
+
+import os
+import select
+import socket
+import struct
+
+import frontend as fe
+import stalled
+from frontend import FrontEnd
+from target import SOCKET, behaves, eventually, open_descriptors
+
+
+def others():
+    """Descriptors that are no eventfd, and none that this process needs."""
+    pipe = os.pipe()
+    pair = socket.socketpair()
+    network = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    file = os.open("/tmp", os.O_TMPFILE | os.O_RDWR)
+    device = os.open("/dev/zero", os.O_RDWR)
+    folder = os.open("/", os.O_RDONLY)
+    path = os.open("/", os.O_PATH)
+    epoll = select.epoll().fileno()
+    memory = os.memfd_create("other")
+    return [
+        pipe[0], pipe[1], pair[0].detach(), pair[1].detach(), network.detach(), file, device,
+        folder, path, os.dup(epoll), memory,
+    ]
+
+
+def wrong_kinds():
+    """Whatever is no eventfd is refused as one, what is no memory as memory; nothing is kept."""
+    front = FrontEnd(SOCKET)
+    front.set_up(protocol=fe.MQ | fe.REPLY_ACK | fe.LOG_SHMFD | fe.INFLIGHT | fe.BACKEND_REQ)
+    before = open_descriptors()
+    wrong = others()
+    memory = wrong[-1]
+    for descriptor in wrong[:-1]:
+        assert not front.set_memory(descriptors=[descriptor])
+        assert not front.tell(fe.SET_INFLIGHT_FD, struct.pack("=QQHHI", 4096, 0, 2, 64, 0), [descriptor])
+    for descriptor in wrong:
+        for request in (fe.SET_VRING_KICK, fe.SET_VRING_CALL, fe.SET_VRING_ERR):
+            assert not front.set_event(request, 1, descriptor)
+        assert not front.tell(fe.SET_LOG_FD, b"", [descriptor])
+    assert not front.tell(fe.SET_BACKEND_REQ_FD, b"", [memory])
+    assert not front.tell(fe.SET_BACKEND_REQ_FD, b"", [wrong[4]]), "a network socket"
+    eventually(lambda: open_descriptors() == before, "what was refused is closed")
+    assert front.passes(), "a refused request has changed nothing"
+    for descriptor in wrong:
+        os.close(descriptor)
+    front.close()
+
+
+def surplus():
+    """Descriptors with requests that take none, and more than any message may have."""
+    front = FrontEnd(SOCKET)
+    front.set_up()
+    event = os.eventfd(0)
+    before = open_descriptors()
+    for _ in range(500):
+        assert not front.tell(fe.SET_OWNER, b"", [event] * 8)
+        assert not front.tell(77, b"", [event] * 8)
+    eventually(lambda: open_descriptors() == before, "what nobody takes is closed")
+    assert front.passes()
+    front.send(fe.SET_OWNER, b"", [event] * 100)
+    assert front.ends(5)
+    os.close(event)
+    front.close()
+
+
+def fill(event):
+    """Makes an eventfd full, and blocking for whoever writes to it."""
+    os.set_blocking(event, False)
+    try:
+        while True:
+            os.eventfd_write(event, 1)
+            os.eventfd_read(event)
+            os.eventfd_write(event, 0xFFFF_FFFF_FFFF_FFFE)
+            break
+    except BlockingIOError:
+        pass
+    os.set_blocking(event, True)
+
+
+def blocking_call():
+    """A call descriptor that is full and blocks its writer; the other pair's are as they should be."""
+    front = FrontEnd(SOCKET)
+    front.set_up(pairs=2)
+    assert front.passes(0) and front.passes(1)
+    fill(front.rings[1].call)
+    front.transmit(1)
+    assert front.ends(5), "the data path waits for a full eventfd"
+    front.close()
+
+
+def blocking_error():
+    """The same with the descriptor for errors, which another thread writes."""
+    front = FrontEnd(SOCKET)
+    front.set_up()
+    ring = front.rings[1]
+    fill(ring.error)
+    # No ring is at the end of memory.
+    front.tell(
+        fe.SET_VRING_ADDR,
+        struct.pack("=IIQQQQ", 1, 0, fe.USER + fe.MEMORY, fe.USER, fe.USER, 0))
+    assert front.ends(5), "the control thread waits for a full eventfd"
+    front.close()
+
+
+def fuse():
+    """Files of a file system whose server has stopped: asking them for anything, closing them even,
+    takes as long as that likes."""
+    with stalled.FileSystem() as files:
+        front = FrontEnd(SOCKET)
+        front.set_up(protocol=fe.MQ | fe.REPLY_ACK | fe.LOG_SHMFD | fe.INFLIGHT | fe.BACKEND_REQ)
+        file = files.open()
+        files.stall()
+        for request in (fe.SET_VRING_KICK, fe.SET_VRING_CALL, fe.SET_VRING_ERR):
+            assert not front.set_event(request, 1, file)
+        assert not front.set_memory(descriptors=[file])
+        assert not front.tell(fe.SET_BACKEND_REQ_FD, b"", [file])
+        assert not front.tell(fe.SET_OWNER, b"", [file] * 8)
+        assert front.passes(), "the daemon waits for a file"
+        front.close()
+        behaves()

@@ -1,0 +1,37 @@
+"""The daemon that is attacked: argv[1] is its socket, argv[2] its process id."""
+
+import os
+import sys
+import time
+
+from frontend import FrontEnd, Gone
+
+SOCKET, PID = sys.argv[1], int(sys.argv[2])
+
+
+def eventually(condition, what, within=10):
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end, f"not within {within} s: {what}"
+        time.sleep(0.01)
+
+
+def open_descriptors():
+    return len(os.listdir(f"/proc/{PID}/fd"))
+
+
+def behaves(within=10):
+    """A front-end that does everything right is served, as soon as the place is free: it is refused, and
+    tries again, while the daemon still reads what another one has left in its socket."""
+    end = time.monotonic() + within
+    while True:
+        front = FrontEnd(SOCKET)
+        try:
+            front.set_up()
+            assert front.passes()
+            return
+        except Gone:
+            assert time.monotonic() < end, f"nobody is served for {within} s"
+            time.sleep(0.05)
+        finally:
+            front.close()

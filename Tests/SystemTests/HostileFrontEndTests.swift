@@ -1,0 +1,188 @@
+// Front-ends and guests that do what nobody should: Tests/System/hostile has the attacks.  The daemon
+// runs in its sandbox.  After each attack it is alive, has what it had before, and serves a front-end
+// that behaves.
+import Glibc
+import Testing
+
+extension SystemTests {
+  @Suite("hostile front-ends and guests")
+  struct HostileFrontEnds {
+    let wire: Wire
+    init() throws { wire = try Wire() }
+
+    @Test("memory that is taken away ends its connection, with the remedy in one line")
+    func memory() throws {
+      let target = try Target(on: wire)
+      for attack in ["cut-memory", "cut-buffers", "cut-log", "cut-inflight"] {
+        let before = target.lines("memory that it shares is gone")
+        try target.meets(attack)
+        #expect(target.lines("memory that it shares is gone") == before + 1, "\(attack)")
+      }
+      try target.meets("cut-in-time")
+      #expect(target.lines("memory-backend-memfd, whose length QEMU seals") > 0)
+      #expect(try target.daemon.counter("disconnected", on: "front-ends") >= 4)
+      #expect(target.lines(" stopped: ") == 0, "what is in its place makes no ring")
+    }
+
+    @Test("descriptors of a wrong kind are refused, and none makes the daemon wait")
+    func descriptors() throws {
+      let target = try Target(on: wire)
+      try target.meets("wrong-kinds")
+      try target.meets("surplus")
+      #expect(target.lines("no shared memory (memfd, tmpfs or hugetlbfs)") > 0)
+      for attack in ["blocking-call", "blocking-error"] {
+        let before = target.lines("full and made to block")
+        try target.meets(attack)
+        #expect(target.lines("full and made to block") == before + 1)
+      }
+    }
+
+    @Test(
+      "files whose server does not answer hold nobody up",
+      .enabled(if: exists("/dev/fuse"), "no FUSE"))
+    func stalledFiles() throws {
+      try Target(on: wire).meets("fuse")
+    }
+
+    @Test("messages that are cut short, without sense, or whose replies are not read cost little")
+    func messages() throws {
+      let target = try Target(on: wire)
+      try target.meets("nonsense")
+      try target.meets("replies-not-read")
+      try target.meets("channel-not-read")
+      try target.meets("half-a-message")
+      #expect(target.lines("15 of the 20 bytes of a message came within 5000 ms") == 1)
+      try target.meets("silence")
+      #expect(target.lines("it has made no request for 5 s, and another one waits") == 1)
+    }
+
+    @Test("floods of messages, kicks and connections stop nobody else")
+    func floods() throws {
+      let target = try Target(on: wire)
+      try target.meets("message-flood")
+      try target.meets("kick-flood")
+      try target.meets("connection-flood")
+      #expect(target.lines("is refused: ") < 100, "the log is bounded")
+    }
+
+    @Test("a ring that is impossible, or changes while it is read, costs that ring")
+    func rings() throws {
+      let target = try Target(on: wire)
+      try target.meets("impossible-ring")
+      #expect(target.lines("ring 1 stopped: avail.idx is further ahead than the ring is long") == 2)
+      #expect(target.lines("ring 1 cannot be started: ") == 1)
+      #expect(try target.daemon.counter("ring_faults", on: "transmit 0") == 3)
+      #expect(try target.daemon.counter("ring_faults", on: "transmit 1") == 0)
+      try target.meets("scribble")
+    }
+
+    @Test("pages that a front-end does not serve hold the daemon for five seconds and no longer")
+    func pages() throws {
+      let target = try Target(on: wire)
+      try target.meets("pages-that-never-come")
+    }
+
+    @Test(
+      "SIGTERM ends it in time, whatever a front-end does",
+      arguments: ["message-flood-without-end", "pages-that-never-come-until-the-end"])
+    func end(attack: String) throws {
+      let target = try Target(on: wire)
+      let front = try target.start(attack)
+      try eventually(within: 20, "the attack is under way", log: front.log) {
+        front.output.contains("\n") || !front.isRunning
+      }
+      sleep(0.3)
+      let begin = now()
+      target.daemon.process.send(SIGTERM)
+      #expect(try target.daemon.process.wait(within: 5) == .exited(0))
+      #expect(now() - begin < 1.5)
+    }
+  }
+}
+
+/// A daemon that is attacked.
+private struct Target {
+  let wire: Wire
+  let daemon: Daemon
+  /// After a front-end that behaves, when everything that is kept is there.
+  private let before: Usage
+
+  /// What a process uses; attacks must not add to it.
+  private struct Usage {
+    let descriptors: Int
+    let mappings: Int
+    /// Resident, in KiB.
+    let memory: Int
+
+    init(descriptors: Int, mappings: Int, memory: Int) {
+      (self.descriptors, self.mappings, self.memory) = (descriptors, mappings, memory)
+    }
+
+    init(of daemon: Daemon) {
+      let folder = "/proc/\(daemon.process.pid)"
+      descriptors = daemon.descriptors
+      mappings = contents(of: folder + "/maps").utf8.count { $0 == UInt8(ascii: "\n") }
+      let line = contents(of: folder + "/status").split(separator: "\n")
+        .first { $0.hasPrefix("VmRSS:") }
+      memory = line.flatMap { Int($0.filter(\.isNumber)) } ?? 0
+    }
+
+    func fits(_ most: Usage) -> Bool {
+      descriptors <= most.descriptors && mappings <= most.mappings && memory <= most.memory
+    }
+  }
+
+  init(on wire: Wire) throws {
+    self.wire = wire
+    daemon = try wire.startDaemon("--queues=2", interface: ["--interface=reflect:"])
+    let script = try Target.start("behaves", on: wire, daemon)
+    guard try script.wait(within: 45) == .exited(0) else {
+      throw HarnessError(tail(of: script.log))
+    }
+    try daemon.process.waitFor(" left")
+    before = Usage(of: daemon)
+  }
+
+  func start(_ attack: String) throws -> ChildProcess {
+    try Target.start(attack, on: wire, daemon)
+  }
+
+  private static func start(
+    _ attack: String, on wire: Wire, _ daemon: Daemon
+  ) throws -> ChildProcess {
+    let script = Wire.root + "/Tests/System/hostile/attack.py"
+    return try wire.start(
+      ["python3", "-B", script, wire.socket, "\(daemon.process.pid)", attack], in: .near,
+      name: attack)
+  }
+
+  private func run(_ attack: String) throws {
+    let process = try start(attack)
+    guard try process.wait(within: 45) == .exited(0) else {
+      throw HarnessError("\(attack):\n\(tail(of: process.log))\n\(tail(of: daemon.process.log))")
+    }
+  }
+
+  /// Attacks, and looks at what is left of the daemon.
+  func meets(_ attack: String) throws {
+    try run(attack)
+    #expect(daemon.process.isRunning, "\(attack)")
+    // The arenas of threads that came first to allocate, and of what a table of memory takes.
+    let most = Usage(
+      descriptors: before.descriptors, mappings: before.mappings + 16,
+      memory: before.memory + 8192)
+    var last = before
+    for _ in 0..<500 {
+      last = Usage(of: daemon)
+      if daemon.guestMappings == 0, last.fits(most) { return }
+      sleep(0.01)
+    }
+    throw HarnessError(
+      "after \(attack): \(last), \(daemon.guestMappings) of guest memory; before: \(before)")
+  }
+
+  /// Lines of its log with this text.
+  func lines(_ text: String) -> Int {
+    daemon.process.output.split(separator: "\n").count { $0.contains(text) }
+  }
+}
