@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Fetches what the lab boots and that Debian 12 has no installed package for, into a cache folder,
 # unpacked beside the system and never installed: QEMU 10 and a 6.12 kernel of bookworm-backports;
-# Debian 12's own 6.1 kernel; the newest kernel there is for Debian, of trixie-backports; and the
-# firmware and boot program of a UEFI network boot.
+# Debian 12's own 6.1 kernel; the newest kernel there is for Debian, of trixie-backports; the
+# firmware and boot program of a UEFI network boot; and a Debian 12 with systemd.
 #
 # Why not Debian 12's own QEMU: 7.2.22 segfaults with vhost-user and MSI-X under TCG.
 #
@@ -16,6 +16,8 @@
 #   linux-6.1/               the same three of the other kernels
 #   linux-newest/
 #   uefi/                    OVMF_CODE.fd, OVMF_VARS.fd, ipxe.efi
+#   debian/                  the root of the Debian with systemd, and debian.cpio, what boots of it,
+#                            made by systemd-root.sh
 set -euo pipefail
 
 lab=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
@@ -33,29 +35,35 @@ main() {
   mkdir -p "$cache"
   exec 9>"$cache/lock"
   flock 9 # two labs that start at the same time share one download
+  rm -rf "$cache/apt"
 
   qemu_runs || fetch bookworm-backports fetch_qemu
   kernel_is_in "$cache" || fetch bookworm-backports fetch_kernel "$cache" linux-image-6.12-amd64
   kernel_is_in "$cache/linux-6.1" ||
     fetch bookworm-backports fetch_kernel "$cache/linux-6.1" linux-image-amd64
-  kernel_is_in "$cache/linux-newest" ||
-    fetch trixie-backports fetch_kernel "$cache/linux-newest" linux-image-amd64
   [[ -s $cache/uefi/OVMF_CODE.fd && -s $cache/uefi/ipxe.efi ]] ||
     fetch bookworm-backports fetch_uefi
+  [[ -x $cache/debian/usr/lib/systemd/systemd ]] || fetch bookworm-backports fetch_debian
+  kernel_is_in "$cache/linux-newest" ||
+    fetch trixie-backports fetch_kernel "$cache/linux-newest" linux-image-amd64
+  rm -rf "$cache/apt"
 
   local folder
   for folder in "$cache" "$cache/linux-6.1" "$cache/linux-newest"; do
     "$lab/initramfs.sh" "$folder"
   done
+  "$lab/systemd-root.sh" "$cache"
 }
 
-# fetch SUITE COMMAND...: runs COMMAND, which finds the lists of SUITE in $cache/apt.
+# fetch SUITE COMMAND...: runs COMMAND, which finds the lists of SUITE in $cache/apt. Those of the fetch
+# before serve again, if it was of the same suite.
 fetch() {
   echo "fetching for $cache from $1: ${*:2}"
-  rm -rf "$cache/apt"
-  private_apt_setup "$cache/apt" "$1"
+  if [[ $1 != "${private_apt_suite:-}" ]]; then
+    rm -rf "$cache/apt"
+    private_apt_setup "$cache/apt" "$1"
+  fi
   "${@:2}"
-  rm -rf "$cache/apt"
 }
 
 qemu_runs() {
@@ -115,6 +123,29 @@ fetch_uefi() {
   unpack "$unpacked"
   mkdir -p "$cache/uefi"
   cp "$unpacked/usr/share/OVMF/"OVMF_{CODE,VARS}.fd "$unpacked/boot/ipxe.efi" "$cache/uefi/"
+}
+
+# What the daemon's service takes to run and to be looked at: systemd, the libraries of the daemon, and
+# the least Python.
+fetch_debian() {
+  local root=$cache/debian.new package folder
+  private_apt_fetch_all "$cache/apt" base-passwd bash coreutils grep iproute2 kmod libbpf1 libnuma1 \
+    libseccomp2 mawk python3-minimal systemd
+  rm -rf "$root" "$cache/debian"
+  for folder in bin sbin lib lib64; do
+    mkdir -p "$root/usr/$folder"
+    ln -s "usr/$folder" "$root/$folder"
+  done
+  # Not by dpkg-deb alone, which would put a folder in place of such a link.
+  for package in "$cache/apt/archives/"*.deb; do
+    dpkg-deb --fsys-tarfile "$package" | {
+      tar -C "$root" --keep-directory-symlink --extract --exclude='./usr/share/doc' \
+        --exclude='./usr/share/man' --exclude='./usr/share/locale'
+      cat >/dev/null
+    }
+    rm -f "$package"
+  done
+  mv "$root" "$cache/debian"
 }
 
 # unpack DIR: all downloaded packages; they are unpacked, not installed: no script of them runs.

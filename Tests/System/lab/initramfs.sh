@@ -18,6 +18,9 @@ readonly parts=("$lab/initramfs.sh" "$lab/guest/init" "$lab/guest/agent" "$lab/g
 readonly modules=(virtio_pci virtio_console virtio_net pktgen af_packet)
 readonly programs=(iperf3 ethtool netperf)
 
+# shellcheck source=Tests/System/lab/modules.sh
+source "$lab/modules.sh"
+
 die() {
   echo "initramfs.sh: $*" >&2
   exit 1
@@ -43,7 +46,7 @@ main() {
   # Of one file: the guest has no C library of its own.
   gcc -O2 -Wall -Wextra -Werror -static -o "$tree/bin/afxdp" "$lab/guest/afxdp.c" ||
     die "afxdp does not compile: install gcc and libc6-dev"
-  add_modules
+  modules_add "$cache/modules" "$tree" "${modules[@]}"
   (cd "$tree" && find . -print0 | cpio --null --create --format=newc --owner=0:0 --quiet) |
     gzip -1 >"$tree.gz"
   mv "$tree.gz" "$image"
@@ -67,29 +70,6 @@ add_program() {
     mkdir -p "$tree${library%/*}"
     cp -L "$library" "$tree$library"
   done
-}
-
-# The modules and their dependencies, decompressed: busybox's modprobe then reads any of them.
-add_modules() {
-  local release module path
-  release=$(basename "$cache/modules/lib/modules/"*)
-  local from=$cache/modules/lib/modules/$release to=$tree/lib/modules/$release
-  mkdir -p "$to"
-  cp "$from"/modules.{builtin,builtin.modinfo,order} "$to/"
-  depmod -b "$cache/modules" "$release"
-  for module in "${modules[@]}"; do
-    modprobe --dirname "$cache/modules" --set-version "$release" --show-depends "$module" \
-      2>/dev/null | sed -n 's/^insmod //p'
-  done | sort -u | while read -r path; do
-    path=${path%% *}
-    local target=$tree/lib/modules/${path#*/lib/modules/}
-    mkdir -p "${target%/*}"
-    case $path in
-      *.xz) xz -dc "$path" >"${target%.xz}" ;;
-      *) cp "$path" "$target" ;;
-    esac
-  done
-  depmod -b "$tree" "$release"
 }
 
 main

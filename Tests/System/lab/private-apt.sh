@@ -11,6 +11,8 @@
 #   private_apt_fetch DIR PACKAGE...
 #                                downloads into DIR/archives each PACKAGE, and what it depends on
 #                                as far as the system lacks it
+#   private_apt_fetch_all DIR PACKAGE...
+#                                the same, with all that it depends on, of the system's own release
 #   private_apt_download DIR PACKAGE...
 #                                downloads each PACKAGE alone into DIR/archives
 #   private_apt_depends DIR PACKAGE
@@ -56,6 +58,14 @@ private_apt_fetch() {
   # --reinstall: also what the system has, since the lab wants a copy of its own.
   private_apt "$dir" apt-get -qq -y --no-install-recommends --reinstall --download-only \
     -t "$private_apt_suite" install "$@" >/dev/null || die "apt-get could not download $*"
+}
+
+private_apt_fetch_all() {
+  local dir=$1
+  shift
+  # As if nothing were installed.
+  private_apt "$dir" apt-get -qq -y --no-install-recommends --download-only \
+    -o Dir::State::status=/dev/null install "$@" >/dev/null || die "apt-get could not download $*"
 }
 
 private_apt_download() {

@@ -1,0 +1,245 @@
+"""What vhost-user-xdp@.service promises, looked at under systemd itself.
+
+Runs as root in the machine that systemd-root.sh boots, and prints a line for each check:
+
+    check: NAME: ok
+    check: NAME: FAILED: why
+
+and `checks: end` behind the last.
+"""
+
+import os
+import pwd
+import signal
+import socket
+import stat
+import subprocess
+import time
+import traceback
+
+from front_end import FrontEnd, until
+
+FOLDER = '/run/vhost-user-xdp'
+FRAME = b'\xff' * 6 + b'\x02\0\0\0\0\x77' + b'\x88\xb5' + bytes(range(46))
+CHECKS = []
+
+
+def check(name):
+    def remember(function):
+        CHECKS.append((name, function))
+        return function
+    return remember
+
+
+def run(*words, status=0):
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    text = done.stdout + done.stderr
+    assert status is None or done.returncode == status, f'{words}: {done.returncode}: {text}'
+    return text
+
+
+def systemctl(*words, status=0):
+    return run('systemctl', '--no-pager', *words, status=status)
+
+
+def show(unit, name):
+    return systemctl('show', '--value', '-p', name, unit).strip()
+
+
+def process(unit):
+    return int(show(unit, 'MainPID'))
+
+
+def configure(guest, options):
+    with open(f'/etc/vhost-user-xdp/{guest}.env', 'w') as file:
+        file.write(f'VHOST_USER_XDP_ARGS={options}\n')
+
+
+def drop_in(unit, text):
+    folder = f'/etc/systemd/system/{unit}.d'
+    os.makedirs(folder, exist_ok=True)
+    with open(f'{folder}/lab.conf', 'w') as file:
+        file.write(text)
+    systemctl('daemon-reload')
+
+
+def undo_drop_in(unit):
+    os.remove(f'/etc/systemd/system/{unit}.d/lab.conf')
+    systemctl('daemon-reload')
+
+
+def is_active(unit):
+    return show(unit, 'ActiveState') == 'active'
+
+
+def restarted(unit, former, restarts, seconds=20):
+    """Whether another process runs in place of `former`, ready, and it is so many restarts."""
+    return until(seconds, lambda: process(unit) not in (0, former) and is_active(unit)) \
+        and int(show(unit, 'NRestarts')) == restarts
+
+
+def monotonic(unit, name):
+    """A time stamp of the unit, in seconds of the monotonic clock."""
+    return int(show(unit, name)) / 1e6
+
+
+def add_wire():
+    run('ip', 'link', 'add', 'nic0', 'type', 'veth', 'peer', 'name', 'far0')
+    run('ip', 'link', 'set', 'far0', 'up')
+
+
+def far_end():
+    port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b5))
+    port.bind(('far0', 0x88b5))
+    port.settimeout(20)
+    return port
+
+
+VM1 = 'vhost-user-xdp@vm1.service'
+SOCKET1 = f'{FOLDER}/vm1.sock'
+
+
+@check('starts as a service that notifies')
+def start():
+    add_wire()
+    configure('vm1', '--interface=nic0')
+    systemctl('start', VM1)
+    assert show(VM1, 'Type') == 'notify'
+    assert (show(VM1, 'ActiveState'), show(VM1, 'SubState')) == ('active', 'running')
+
+
+@check('systemctl status shows what it serves')
+def status():
+    text = systemctl('status', VM1)
+    assert f'Status: "listening on {SOCKET1}"' in text, text
+    assert 'Active: active (running)' in text, text
+
+
+@check('runs as a user of its own without capabilities, with a filter')
+def privileges():
+    main = process(VM1)
+    user = pwd.getpwnam('vhost-user-xdp')
+    threads = os.listdir(f'/proc/{main}/task')
+    assert len(threads) == 2, threads
+    for thread in threads:
+        with open(f'/proc/{main}/task/{thread}/status') as file:
+            lines = dict(line.rstrip('\n').split(':\t', 1) for line in file if ':\t' in line)
+        assert lines['Uid'].split() == [str(user.pw_uid)] * 4, lines['Uid']
+        assert lines['Gid'].split() == [str(user.pw_gid)] * 4, lines['Gid']
+        for name in ('CapInh', 'CapPrm', 'CapEff', 'CapAmb'):
+            assert int(lines[name], 16) == 0, f'{name} {lines[name]}'
+        assert lines['Seccomp'] == '2' and lines['NoNewPrivs'] == '1', lines
+
+
+@check('the socket is for its user and group only')
+def socket_file():
+    status = os.stat(SOCKET1)
+    user = pwd.getpwnam('vhost-user-xdp')
+    assert stat.S_ISSOCK(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o770, status
+    assert (status.st_uid, status.st_gid) == (user.pw_uid, user.pw_gid), status
+    assert stat.S_IMODE(os.stat(FOLDER).st_mode) == 0o755
+
+
+@check('a guest transmits and receives, and the status line tells of it')
+def packets():
+    exchange(SOCKET1, VM1)
+    assert until(20, lambda: show(VM1, 'StatusText') == f'listening on {SOCKET1}')
+
+
+def exchange(path, unit):
+    far = far_end()
+    with FrontEnd(path) as guest:
+        guest.transmit(FRAME)
+        assert far.recv(2048) == FRAME
+        guest.post_buffer()
+        far.send(FRAME)
+        assert guest.received() == FRAME
+        assert show(unit, 'StatusText') == f'front-end pid {os.getpid()} is connected'
+    far.close()
+
+
+@check('killed, it is started again within a second')
+def killed():
+    former = process(VM1)
+    at = time.monotonic()
+    os.kill(former, signal.SIGKILL)
+    assert restarted(VM1, former, 1)
+    pause = monotonic(VM1, 'ExecMainStartTimestampMonotonic') - at
+    ready = monotonic(VM1, 'ActiveEnterTimestampMonotonic') - at
+    print(f'started again after {pause:.2f} s, ready after {ready:.2f} s')
+    assert pause < 1
+    exchange(SOCKET1, VM1)
+
+
+@check('stopped by a signal, it is ended by the watchdog and started again')
+def watchdog():
+    drop_in(VM1, '[Service]\nWatchdogSec=3\n')
+    systemctl('restart', VM1)
+    former = process(VM1)
+    # It lives as long as it answers, longer than the watchdog waits.
+    time.sleep(4)
+    assert process(VM1) == former
+    os.kill(former, signal.SIGSTOP)
+    assert restarted(VM1, former, 1)
+    journal = run('journalctl', '--no-pager', '-u', VM1)
+    assert 'Watchdog timeout' in journal, journal
+    undo_drop_in(VM1)
+
+
+@check('an interface that is deleted ends it, and it comes back with the interface')
+def deleted():
+    former = process(VM1)
+    restarts = int(show(VM1, 'NRestarts'))
+    run('ip', 'link', 'delete', 'nic0')
+    assert until(20, lambda: int(show(VM1, 'NRestarts')) > restarts + 1)
+    add_wire()
+    assert until(20, lambda: process(VM1) not in (0, former) and is_active(VM1))
+    journal = run('journalctl', '--no-pager', '-u', VM1)
+    assert 'nic0 is gone' in journal and 'there is no interface nic0' in journal, journal
+    exchange(SOCKET1, VM1)
+
+
+@check('stopped in order, it ends within two seconds and leaves nothing')
+def stop():
+    assert 'prog/xdp' in run('ip', '-details', 'link', 'show', 'nic0')
+    at = time.monotonic()
+    systemctl('stop', VM1)
+    took = time.monotonic() - at
+    print(f'stopped in {took:.2f} s')
+    assert took < 2
+    assert (show(VM1, 'ActiveState'), show(VM1, 'Result')) == ('inactive', 'success')
+    assert show(VM1, 'ExecMainStatus') == '0'
+    assert not os.path.exists(SOCKET1)
+    assert 'prog/xdp' not in run('ip', '-details', 'link', 'show', 'nic0')
+    assert 'promiscuity 0' in run('ip', '-details', 'link', 'show', 'nic0')
+
+
+@check('a wrong command line is not tried again')
+def usage():
+    unit = 'vhost-user-xdp@vm2.service'
+    configure('vm2', '--interface=null: --nonsense')
+    systemctl('start', unit, status=None)
+    assert until(20, lambda: show(unit, 'ActiveState') == 'failed')
+    assert show(unit, 'ExecMainStatus') == '64'
+    # Longer than RestartSec.
+    time.sleep(1)
+    assert (show(unit, 'ActiveState'), show(unit, 'NRestarts')) == ('failed', '0')
+    assert 'Unknown option' in run('journalctl', '--no-pager', '-u', unit)
+
+
+def main():
+    for name, function in CHECKS:
+        at = time.monotonic()
+        try:
+            function()
+            verdict = 'ok'
+        except Exception:
+            verdict = 'FAILED: ' + ' | '.join(traceback.format_exc().splitlines()[-6:])
+        print(f'check: {name}: {verdict}')
+        print(f'took {time.monotonic() - at:.1f} s')
+        if verdict != 'ok':
+            print(run('journalctl', '--no-pager', '-n', '40', status=None))
+    print('checks: end')
+
+
+main()
