@@ -22,9 +22,17 @@ struct MappedSocket: ~Copyable, @unchecked Sendable {
     }
   }
 
+  /// Takes over an unbound AF_XDP socket that another process has opened.
+  init(adopting socket: consuming OwnedDescriptor) { descriptor = socket.release() }
+
   deinit {
     unsafe mappings.forEach { unsafe munmap($0.base, $0.length) }
     close(descriptor)
+  }
+
+  /// A second descriptor, for another process; this one is closed with its owner.
+  func duplicate() throws(Errno) -> OwnedDescriptor {
+    OwnedDescriptor(adopting: try checkedCall { fcntl(descriptor, F_DUPFD_CLOEXEC, 0) })
   }
 
   /// Sets an option; returns the error, nil if there is none.
@@ -36,11 +44,13 @@ struct MappedSocket: ~Copyable, @unchecked Sendable {
     return result < 0 ? Errno.current : nil
   }
 
-  /// Reads an option of the level SOL_XDP.
-  func option<Value: BitwiseCopyable>(_ option: CInt, default value: Value) throws(Errno) -> Value {
+  /// Reads an option.
+  func option<Value: BitwiseCopyable>(
+    _ option: CInt, level: CInt = xdpLevel, default value: Value
+  ) throws(Errno) -> Value {
     var value = value
     var length = socklen_t(MemoryLayout<Value>.size)
-    guard unsafe getsockopt(descriptor, xdpLevel, option, &value, &length) == 0 else {
+    guard unsafe getsockopt(descriptor, level, option, &value, &length) == 0 else {
       throw Errno.current
     }
     return value

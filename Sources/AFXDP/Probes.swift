@@ -29,10 +29,16 @@ public func driverName(of interface: String) -> String? {
 ///
 /// bind(2) looks at the flags before it looks for the interface, so a socket that is bound to none
 /// tells whether the kernel knows XDP_USE_SG.
-public func multiBufferRefusal() -> String? {
+/// - Parameter grant: has a socket to ask with.
+public func multiBufferRefusal(_ grant: XDPGrant? = nil) -> String? {
+  if let answer = grant?.lendSocket(multiBufferRefusal(askedThrough:)) { return answer }
   let unbound = socket(AF_XDP, CInt(SOCK_RAW.rawValue | SOCK_CLOEXEC.rawValue), 0)
   guard unbound >= 0 else { return "no AF_XDP socket to ask the kernel with: \(Errno.current)" }
   defer { close(unbound) }
+  return multiBufferRefusal(askedThrough: unbound)
+}
+
+private func multiBufferRefusal(askedThrough unbound: CInt) -> String? {
   var address = sockaddr_xdp(
     sxdp_family: UInt16(AF_XDP), sxdp_flags: MappedSocket.multiBufferFlag,
     sxdp_ifindex: UInt32(Int32.max), sxdp_queue_id: 0, sxdp_shared_umem_fd: 0)

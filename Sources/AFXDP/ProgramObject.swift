@@ -17,14 +17,21 @@ struct ProgramMaps: ~Copyable, Sendable {
   let addresses: OwnedDescriptor
 }
 
+/// The program in the kernel, and its maps.
+struct LoadedProgram: ~Copyable, Sendable {
+  let program: OwnedDescriptor
+  let maps: ProgramMaps
+  let takesFragments: Bool
+}
+
 /// The loaded program; it may go once the program is attached and the maps are duplicated.
 @safe
 struct ProgramObject: ~Copyable {
   private let object: OpaquePointer
   /// The program's descriptor; valid while this lives.
-  let program: CInt
+  private let program: CInt
   /// It was loaded as one that takes packets of several buffers.
-  let takesFragments: Bool
+  private let takesFragments: Bool
 
   /// As a program that takes packets of several buffers, if the kernel knows such (since 5.18).
   init(steering: Steering, queues: Int, interface: XDPInterface) throws(XDPProgramError) {
@@ -72,7 +79,8 @@ struct ProgramObject: ~Copyable {
         if error == 0 { error = unsafe bpf_object__load(opened) }
         guard error == 0, let program = unsafe program else {
           let remedy =
-            error == -EPERM ? ": run as root or give CAP_BPF and CAP_NET_ADMIN" : ""
+            error == -EPERM
+            ? ": run as root or give \(Capability.missing(of: [.bpf, .networkAdministration]))" : ""
           unsafe bpf_object__close(opened)
           return unsafe .failure(
             XDPProgramError(
@@ -86,19 +94,26 @@ struct ProgramObject: ~Copyable {
 
   deinit { unsafe bpf_object__close(object) }
 
-  /// Descriptors of the maps that outlive the object.
-  func maps() throws(XDPProgramError) -> ProgramMaps {
+  /// Descriptors that outlive the object.
+  func loaded() throws(XDPProgramError) -> LoadedProgram {
     do {
-      return ProgramMaps(sockets: try map("sockets"), addresses: try map("guest_macs"))
+      return LoadedProgram(
+        program: try ProgramObject.duplicate(program),
+        maps: ProgramMaps(sockets: try map("sockets"), addresses: try map("guest_macs")),
+        takesFragments: takesFragments)
     } catch {
-      throw XDPProgramError("cannot keep the maps of the XDP program open: \(error)")
+      throw XDPProgramError("cannot keep the XDP program and its maps open: \(error)")
     }
   }
 
   private func map(_ name: String) throws(Errno) -> OwnedDescriptor {
     let raw = unsafe bpf_object__find_map_fd_by_name(object, name)
     guard raw >= 0 else { throw Errno(-raw) }
-    return OwnedDescriptor(adopting: try checkedCall { fcntl(raw, F_DUPFD_CLOEXEC, 0) })
+    return try ProgramObject.duplicate(raw)
+  }
+
+  private static func duplicate(_ raw: CInt) throws(Errno) -> OwnedDescriptor {
+    OwnedDescriptor(adopting: try checkedCall { fcntl(raw, F_DUPFD_CLOEXEC, 0) })
   }
 }
 

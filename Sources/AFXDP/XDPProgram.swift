@@ -24,13 +24,14 @@ public final class XDPProgram: Sendable {
   /// Packets of several buffers go through it.
   public let takesFragments: Bool
 
-  /// Loads the program and attaches it.
+  /// Loads the program, unless that has been done, and attaches it.
   /// - Parameters:
   ///   - queues: NIC queues that may get a socket: 0 ..< queues.
   ///   - patience: milliseconds to wait for a daemon of ours that is just ending.
+  ///   - grant: has the program loaded, for this steering and these queues.
   public init(
     interface: XDPInterface, steering: Steering, queues: Int, mode: XDPModeChoice,
-    patience: Int = 300
+    patience: Int = 300, grant: XDPGrant? = nil
   ) throws(XDPProgramError) {
     var waited = 0
     while let present = AttachedProgram(on: interface) {
@@ -38,16 +39,25 @@ public final class XDPProgram: Sendable {
       usleep(10_000)
       waited += 10
     }
-    let object = try ProgramObject(steering: steering, queues: queues, interface: interface)
-    maps = try object.maps()
-    takesFragments = object.takesFragments
+    let loaded = try XDPProgram.load(interface, steering, queues, grant)
+    takesFragments = loaded.takesFragments
+    let program = loaded.program.raw
     if case .addresses(let addresses) = steering {
       for address in addresses {
-        try XDPProgram.add(address, to: maps, of: interface)
+        try XDPProgram.add(address, to: loaded.maps, of: interface)
       }
     }
-    link = try ProgramLink(program: object.program, interface: interface, choice: mode)
+    link = try ProgramLink(program: program, interface: interface, choice: mode)
+    maps = loaded.maps
     self.interface = interface
+  }
+
+  static func load(
+    _ interface: XDPInterface, _ steering: Steering, _ queues: Int, _ grant: XDPGrant? = nil
+  ) throws(XDPProgramError) -> LoadedProgram {
+    if let granted = grant?.takeProgram() { return granted }
+    let object = try ProgramObject(steering: steering, queues: queues, interface: interface)
+    return try object.loaded()
   }
 
   /// Gives the frames of a NIC queue to the socket that is bound to it.  A socket that is closed

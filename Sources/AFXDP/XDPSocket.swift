@@ -100,13 +100,15 @@ public struct XDPSocket: ~Copyable, Sendable {
   ///   - multiBuffer: packets may lie in several frames; see `multiBufferRefusal`.
   ///   - busyPolling: asks for it.
   ///   - checksums: who shall fill in checksums, of packets that lie in one frame.
+  ///   - grant: has an open socket for us.
   public init(
     interface: XDPInterface, queue: Int, memory: consuming FrameMemory,
     sizes: XDPRingSizes = XDPRingSizes(), mode: XDPMode, copyMode: CopyModeChoice,
-    multiBuffer: Bool = false, busyPolling: Bool = false, checksums: ChecksumChoice = .daemon
+    multiBuffer: Bool = false, busyPolling: Bool = false, checksums: ChecksumChoice = .daemon,
+    grant: XDPGrant? = nil
   ) throws(XDPSocketError) {
     let place = "\(interface.name) queue \(queue)"
-    var socket = try XDPSocket.open(for: place)
+    var socket = try XDPSocket.open(for: place, grant)
     let probe = ChecksumProbe(checksums, interface, mode: mode, copyMode: copyMode)
     let refusal = try probe.register(memory, with: socket, for: place)
     var rings = try XDPSocket.makeRings(&socket, memory, sizes, for: place)
@@ -145,7 +147,10 @@ public struct XDPSocket: ~Copyable, Sendable {
     return statistics
   }
 
-  private static func open(for place: String) throws(XDPSocketError) -> MappedSocket {
+  static func open(
+    for place: String, _ grant: XDPGrant?
+  ) throws(XDPSocketError) -> MappedSocket {
+    if let granted = grant?.takeSocket() { return MappedSocket(adopting: granted) }
     do {
       return try MappedSocket()
     } catch {
@@ -253,39 +258,5 @@ extension XDPSocket {
     return XDPSocketError(
       "\(interface.name) queue \(queue) is in use by another AF_XDP socket (EBUSY)\(named): "
         + "stop that program or choose another interface", error)
-  }
-}
-
-extension MappedSocket {
-  /// Both are accelerations: a kernel that refuses them works all the same.
-  fileprivate func raiseTransmitLimits() {
-    var budget = XDPSocket.transmitBudget
-    // XDP_MAX_TX_SKB_BUDGET
-    _ = setOption(9, &budget)
-    var bytes = XDPSocket.sendBuffer
-    // SO_SNDBUFFORCE
-    _ = setOption(32, level: SOL_SOCKET, &bytes)
-  }
-
-  /// Asks for busy polling (Linux 5.11).
-  fileprivate func preferBusyPolling() -> BusyPolling {
-    let options: [(name: String, number: CInt, value: CInt)] = [
-      ("SO_PREFER_BUSY_POLL", 69, 1),
-      // Only whether it is 0 matters to a socket that never blocks.
-      ("SO_BUSY_POLL", 46, 20),
-      ("SO_BUSY_POLL_BUDGET", 70, XDPSocket.busyPollBudget),
-    ]
-    for option in options {
-      var value = option.value
-      guard let error = setOption(option.number, level: SOL_SOCKET, &value) else { continue }
-      let remedy =
-        switch error.code {
-        case EPERM: "; give CAP_NET_ADMIN"
-        case ENOPROTOOPT: "; it needs Linux 5.11 with CONFIG_NET_RX_BUSY_POLL"
-        default: ""
-        }
-      return .refused("\(option.name): \(error)\(remedy)")
-    }
-    return .on
   }
 }

@@ -13,6 +13,12 @@ int clinux_set_no_new_privileges(void) {
   return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
 }
 
+bool clinux_has_capability(int number) {
+  struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+  struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
+  return syscall(SYS_capget, &header, sets) == 0 && sets[number / 32].effective >> number % 32 & 1;
+}
+
 int clinux_drop_capabilities(void) {
   if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0) return -errno;
   // Takes CAP_SETPCAP, which a service has not; without it no_new_privs serves.

@@ -31,6 +31,8 @@ public struct XDPPortOptions: Sendable {
   public var peerWithXDP: String?
   /// Who shall fill in the checksums that frames leave open.
   public var checksums: ChecksumChoice = .auto
+  /// What another process has opened for this one, which has no privileges.
+  public var grant: XDPGrant?
 
   public init(interface: XDPInterface, mtu: Int, queueCount: Int = 1, numaNode: Int? = nil) {
     self.interface = interface
@@ -66,13 +68,13 @@ public final class XDPPort: HostPort {
         interface: options.interface,
         steering: options.addresses.isEmpty
           ? .dedicated : .addresses(options.addresses.map(\.bytes)),
-        queues: options.queueCount, mode: options.xdpMode)
+        queues: options.queueCount, mode: options.xdpMode, grant: options.grant)
     } catch {
       throw PortError(error.description)
     }
     var notes: [String] = []
     if let reason = program.skbReason { notes.append("\(name): skb XDP, not native: \(reason)") }
-    let refusal = XDPPort.multiBufferRefusal(program)
+    let refusal = XDPPort.multiBufferRefusal(program, options.grant)
     let largest = XDPPort.largestMTU(multiBuffer: refusal == nil)
     let mtu = min(options.mtu, largest)
     if options.mtu > largest {
@@ -95,11 +97,11 @@ public final class XDPPort: HostPort {
   }
 
   /// Why packets cannot lie in several frames; nil if they can.
-  private static func multiBufferRefusal(_ program: XDPProgram) -> String? {
+  private static func multiBufferRefusal(_ program: XDPProgram, _ grant: XDPGrant?) -> String? {
     guard program.takesFragments else {
       return "the kernel takes no XDP program for packets of several buffers"
     }
-    return AFXDP.multiBufferRefusal()
+    return AFXDP.multiBufferRefusal(grant)
   }
 
   public func openQueue(_ index: Int) throws(PortError) -> any HostPortQueue {
@@ -117,7 +119,7 @@ public final class XDPPort: HostPort {
       socket = try XDPSocket(
         interface: options.interface, queue: index, memory: memory, sizes: options.rings,
         mode: program.mode, copyMode: options.copyMode, multiBuffer: framesPerPacket > 1,
-        busyPolling: options.busyPolling, checksums: options.checksums)
+        busyPolling: options.busyPolling, checksums: options.checksums, grant: options.grant)
     } catch {
       throw PortError(error.description)
     }
@@ -131,7 +133,10 @@ public final class XDPPort: HostPort {
     var packetSocket: PacketSocket?
     if isWanted {
       do throws(Errno) {
-        packetSocket = try PacketSocket(interfaceIndex: Int(options.interface.index))
+        packetSocket = options.grant?.takePacketSocket()
+        if packetSocket == nil {
+          packetSocket = try PacketSocket(interfaceIndex: Int(options.interface.index))
+        }
       } catch {
         isWanted = false
         reason = "no packet socket: \(error)"

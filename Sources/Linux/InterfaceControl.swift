@@ -26,4 +26,10 @@ public struct PromiscuousMembership: ~Copyable, Sendable {
     guard result >= 0 else { throw Errno(-result) }
     socket = OwnedDescriptor(adopting: result)
   }
+
+  /// Takes over the membership that another process has made.
+  public init(adopting socket: consuming OwnedDescriptor) { self.socket = socket }
+
+  /// The socket, for another process.
+  public consuming func release() -> OwnedDescriptor { socket }
 }

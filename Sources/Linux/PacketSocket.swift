@@ -26,11 +26,28 @@ public final class PacketSocket: Sendable {
   /// link sends in the longest nap of a worker.
   static let sendBuffer: CInt = 2 << 20
 
+  /// PACKET_VNET_HDR_SZ, which older headers lack.
+  private static let headerLengthOption: CInt = 24
+  private static let formerHeaderLength = 10
+
   private let socket: OwnedDescriptor
   /// Bytes of the virtio_net_hdr that the kernel expects: 12, before Linux 6.4 10.
   public let headerLength: Int
 
   public var raw: CInt { socket.raw }
+
+  /// Takes over one that `init(interfaceIndex:)` of another process has made.
+  public init(adopting socket: consuming OwnedDescriptor) {
+    var length: CInt = 0
+    var size = socklen_t(MemoryLayout<CInt>.size)
+    let result = unsafe getsockopt(
+      socket.raw, SOL_PACKET, PacketSocket.headerLengthOption, &length, &size)
+    headerLength = result == 0 ? Int(length) : PacketSocket.formerHeaderLength
+    self.socket = socket
+  }
+
+  /// A second descriptor of it, for another process.
+  public func duplicate() throws(Errno) -> OwnedDescriptor { try socket.duplicate() }
 
   /// - Throws: EPERM without CAP_NET_RAW.
   public init(interfaceIndex: Int) throws(Errno) {
@@ -52,12 +69,11 @@ public final class PacketSocket: Sendable {
 
   /// - Returns: bytes of each.
   private static func expectHeaders(_ socket: CInt) throws(Errno) -> Int {
-    // PACKET_VNET_HDR_SZ, which older headers lack.
-    if set(socket, SOL_PACKET, 24, CInt(GatheredPacket.headerSize)) == nil {
+    if set(socket, SOL_PACKET, headerLengthOption, CInt(GatheredPacket.headerSize)) == nil {
       return GatheredPacket.headerSize
     }
     if let error = set(socket, SOL_PACKET, PACKET_VNET_HDR, 1) { throw error }
-    return 10
+    return formerHeaderLength
   }
 
   private static func bind(_ socket: CInt, _ interfaceIndex: Int) throws(Errno) {

@@ -34,6 +34,34 @@ public enum ProcessSettings {
     _ = unsafe setrlimit(resource, &limit)
   }
 
+  /// Makes this process one of another user for good: of `group`, and of no other one but those that the
+  /// system's accounts give a user of the name `name`.
+  /// - Throws: EPERM without CAP_SETUID and CAP_SETGID.
+  public static func become(user: UInt32, group: UInt32, name: String?) throws(Errno) {
+    if let name {
+      try checkedCall { unsafe initgroups(name, group) }
+    } else {
+      try checkedCall { setgroups(0, nil) }
+    }
+    // With the privilege they set the real, the effective and the saved one.
+    try checkedCall { setgid(group) }
+    try checkedCall { setuid(user) }
+  }
+
+  /// Executes this program anew, in this process.
+  /// - Parameter arguments: the first is the program's name.
+  /// - Returns: why it did not.
+  public static func executeAnew(_ arguments: [String]) -> Errno {
+    var path = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
+    let length = unsafe readlink("/proc/self/exe", &path, path.count - 1)
+    var vector = unsafe arguments.map { unsafe strdup($0) } + [nil]
+    defer { for i in arguments.indices { unsafe free(vector[i]) } }
+    // By its own path if that is open to this user, so that the process has its name.
+    if length > 0 { _ = unsafe execv(path, &vector) }
+    _ = unsafe execv("/proc/self/exe", &vector)
+    return Errno.current
+  }
+
   /// The name of a process, as ps shows it; nil if there is none (any more).
   public static func name(ofProcess id: Int) -> String? {
     let raw = unsafe open("/proc/\(id)/comm", O_RDONLY | O_CLOEXEC)

@@ -11,7 +11,7 @@ public struct ServiceNotification: ~Copyable, Sendable {
   /// Opens the socket that NOTIFY_SOCKET names.
   /// - Throws: if there is one and it cannot be connected to.
   public init() throws(Errno) {
-    guard let path = ServiceNotification.variable("NOTIFY_SOCKET") else {
+    guard let path = environmentVariable("NOTIFY_SOCKET") else {
       socket = nil
       watchdogInterval = nil
       return
@@ -20,8 +20,8 @@ public struct ServiceNotification: ~Copyable, Sendable {
     guard raw >= 0 else { throw Errno(-raw) }
     socket = OwnedDescriptor(adopting: raw)
     // WATCHDOG_PID names whom the interval is meant for, if it is there.
-    let isForUs = ServiceNotification.variable("WATCHDOG_PID").map { $0 == "\(getpid())" } ?? true
-    let microseconds = ServiceNotification.variable("WATCHDOG_USEC").flatMap { UInt64($0) }
+    let isForUs = environmentVariable("WATCHDOG_PID").map { $0 == "\(getpid())" } ?? true
+    let microseconds = environmentVariable("WATCHDOG_USEC").flatMap { UInt64($0) }
     watchdogInterval = isForUs ? microseconds.map { max(1, $0 / 1000) } : nil
   }
 
@@ -48,11 +48,5 @@ public struct ServiceNotification: ~Copyable, Sendable {
       }
     case nil: break
     }
-  }
-
-  private static func variable(_ name: String) -> String? {
-    guard let value = unsafe getenv(name) else { return nil }
-    let text = unsafe String(cString: value)
-    return text.isEmpty ? nil : text
   }
 }

@@ -27,6 +27,12 @@ public enum Accounts {
     unsafe getpwnam(name)?.pointee.pw_uid
   }
 
+  /// The primary group of a user.
+  /// - Returns: nil if there is no such user.
+  public static func primaryGroup(ofUser user: UInt32) -> UInt32? {
+    unsafe getpwuid(user)?.pointee.pw_gid
+  }
+
   /// - Returns: nil if there is no such group.
   public static func group(_ name: String) -> UInt32? {
     unsafe getgrnam(name)?.pointee.gr_gid

@@ -179,6 +179,8 @@ public enum UnixSocketError: Error, Equatable, Sendable, CustomStringConvertible
   case failed(call: String, path: String, Errno)
   /// A descriptor that was handed to this process does not serve.
   case unusable(descriptor: CInt, why: String)
+  /// The same, of one to listen at.
+  case notListening(descriptor: CInt, why: String)
 
   public var description: String {
     switch self {
@@ -195,6 +197,9 @@ public enum UnixSocketError: Error, Equatable, Sendable, CustomStringConvertible
       "\(call) \(path): \(errno)" + UnixSocketError.remedy(call, errno)
     case .unusable(let descriptor, let why):
       "descriptor \(descriptor) cannot be used: \(why); give a connected Unix stream socket"
+    case .notListening(let descriptor, let why):
+      "descriptor \(descriptor), which was handed in, cannot be listened at: \(why); give a listening "
+        + "Unix stream socket (systemd: ListenStream=PATH)"
     }
   }
 
@@ -210,7 +215,7 @@ public enum UnixSocketError: Error, Equatable, Sendable, CustomStringConvertible
   }
 }
 
-private func socketOption(_ name: CInt, of socket: CInt) -> CInt? {
+func socketOption(_ name: CInt, of socket: CInt) -> CInt? {
   var value: CInt = 0
   var length = socklen_t(MemoryLayout<CInt>.size)
   return unsafe getsockopt(socket, SOL_SOCKET, name, &value, &length) == 0 ? value : nil

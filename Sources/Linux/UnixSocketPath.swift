@@ -3,14 +3,17 @@
 // A daemon that is killed leaves its socket file behind, and bind(2) refuses a path that exists.
 // Whether the file is stale is asked of the kernel: a connection that is refused has no listener.
 // A live socket is never taken over, what is not a socket is never removed, and at the end only
-// the file that was made here goes: a successor may have put its own at the same path.
+// the file that was made here goes: a successor may have put its own at the same path.  A listener that
+// somebody else has made keeps its file.
 import CLinux
 import Glibc
 
-/// A listening socket at a path.  The file goes with it, if it is still the same file.
+/// A listening socket at a path.  The file goes with it, if it was made here and is still the same file.
 public struct UnixSocketListener: ~Copyable, Sendable {
   private let descriptor: OwnedDescriptor
-  private let file: SocketFile
+  /// Nil: not ours to remove.
+  private let file: SocketFile?
+  public let path: String
 
   /// Listens at `path`, in place of a socket that nobody listens to any more.
   public init(path: String, access: SocketAccess = SocketAccess()) throws(UnixSocketError) {
@@ -34,10 +37,48 @@ public struct UnixSocketListener: ~Copyable, Sendable {
     // A front-end that comes before its predecessor has left waits in the queue.
     try call("listen", path) { Glibc.listen(raw, 8) }
     descriptor = socket
-    self.file = file
+    self.file = consume file
+    self.path = path
   }
 
-  public var path: String { file.path }
+  /// Takes over a socket that listens at `path` already.
+  /// - Throws: if it is another kind of descriptor, or listens elsewhere.
+  public init(
+    adopting descriptor: consuming OwnedDescriptor, path: String
+  ) throws(UnixSocketError) {
+    let raw = descriptor.raw
+    guard socketOption(SO_DOMAIN, of: raw) == AF_UNIX,
+      socketOption(SO_TYPE, of: raw) == CInt(SOCK_STREAM.rawValue)
+    else { throw .notListening(descriptor: raw, why: "it is not a Unix stream socket") }
+    guard socketOption(SO_ACCEPTCONN, of: raw) == 1 else {
+      throw .notListening(descriptor: raw, why: "it does not listen")
+    }
+    let found = UnixSocketListener.path(of: raw)
+    guard found == path else {
+      let place = found ?? "no path"
+      throw .notListening(descriptor: raw, why: "its place is \(place), and not \(path)")
+    }
+    do throws(Errno) { try descriptor.makeNonBlocking() } catch {
+      throw .failed(call: "fcntl", path: path, error)
+    }
+    self.descriptor = descriptor
+    self.path = path
+    file = nil
+  }
+
+  private static func path(of socket: CInt) -> String? {
+    var address = sockaddr_un()
+    var length = socklen_t(MemoryLayout<sockaddr_un>.size)
+    let result = unsafe withUnsafeMutableBytes(of: &address) { bytes in
+      unsafe getsockname(
+        socket, bytes.baseAddress!.assumingMemoryBound(to: sockaddr.self), &length)
+    }
+    guard result == 0 else { return nil }
+    let bytes = unsafe withUnsafeBytes(of: &address.sun_path) { bytes in
+      unsafe bytes.prefix { $0 != 0 }.map { $0 }
+    }
+    return bytes.isEmpty ? nil : String(decoding: bytes, as: UTF8.self)
+  }
 
   /// For an epoll set: readable while somebody waits to be accepted.
   public var raw: CInt { descriptor.raw }

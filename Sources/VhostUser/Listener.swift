@@ -1,5 +1,6 @@
-// Where front-ends come from: a socket to listen at, one to connect to, or one that was inherited
-// (vhost-user specification, "Back-end program conventions": --socket-path and --fd).
+// Where front-ends come from: a socket to listen at, which may be somebody else's, one to connect to, or
+// one that was inherited (vhost-user specification, "Back-end program conventions": --socket-path and
+// --fd).
 //
 // State for an event loop, which owns the waiting: watch `descriptor`, wait no longer than
 // `milliseconds(until:)` says, then call `next`.  A client tries again for ever, since the
@@ -11,6 +12,8 @@ public import Linux
 public final class Listener {
   public enum Endpoint: Equatable, Sendable {
     case listen(path: String, SocketAccess = SocketAccess())
+    /// At a socket that listens at `path` already; the descriptor is taken over, the file stays.
+    case listening(Int32, path: String)
     case connect(path: String)
     case inherited(Int32)
   }
@@ -34,6 +37,10 @@ public final class Listener {
     switch endpoint {
     case .listen(let path, let access):
       let listener = try UnixSocketListener(path: path, access: access)
+      descriptor = listener.raw
+      self.listener = consume listener
+    case .listening(let number, let path):
+      let listener = try UnixSocketListener(adopting: OwnedDescriptor(adopting: number), path: path)
       descriptor = listener.raw
       self.listener = consume listener
     case .connect(let path):

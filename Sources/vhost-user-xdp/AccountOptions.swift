@@ -36,8 +36,14 @@ enum Account: Equatable, ExpressibleByArgument, CustomStringConvertible {
     }
   }
 
+  /// The number of the user of this name.
+  func userID() throws(StartFailure) -> UInt32 { try id("user") { Accounts.user($0) } }
+
+  /// The number of the group of this name.
+  func groupID() throws(StartFailure) -> UInt32 { try id("group") { Accounts.group($0) } }
+
   /// Its number, which for a name the system's accounts have.
-  fileprivate func id(
+  private func id(
     _ kind: String, _ look: (String) -> UInt32?
   ) throws(StartFailure) -> UInt32 {
     switch self {
@@ -52,14 +58,14 @@ enum Account: Equatable, ExpressibleByArgument, CustomStringConvertible {
 extension Options {
   func socketAccess() throws(StartFailure) -> SocketAccess {
     SocketAccess(
-      mode: socketMode?.bits, group: try socketGroup?.id("group") { Accounts.group($0) })
+      mode: socketMode?.bits, group: try socketGroup?.groupID())
   }
 
   /// Users whose front-ends are served; nil: all.
   func allowedUserIDs() throws(StartFailure) -> Set<UInt32>? {
     if allowedUsers.isEmpty { return nil }
     var ids: Set<UInt32> = []
-    for user in allowedUsers { ids.insert(try user.id("user") { Accounts.user($0) }) }
+    for user in allowedUsers { ids.insert(try user.userID()) }
     return ids
   }
 }

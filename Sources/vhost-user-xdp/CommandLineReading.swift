@@ -7,6 +7,8 @@ enum Command {
   case run(Options)
   /// The word `capabilities` in front.
   case capabilities(CapabilitiesCommand)
+  /// The word `grant` in front; the daemon's options, read and as they were given.
+  case grant(GrantCommand, Options, [String])
   /// --print-capabilities, --help, --version: text for stdout, status 0.
   case print(String)
   /// One line for stderr; the status is `ExitStatus.usage`.
@@ -20,10 +22,28 @@ enum Command {
     }
     // Not a subcommand to the parser: one beside the daemon's options would take their required
     // ones for its own.
-    if arguments.first == CapabilitiesCommand.name {
+    if arguments.first == GrantCommand.name {
+      self.init(grant: Array(arguments.dropFirst()))
+    } else if arguments.first == CapabilitiesCommand.name {
       self.init(CapabilitiesCommand.self, Array(arguments.dropFirst())) { .capabilities($0) }
     } else {
       self.init(Invocation.self, arguments) { .run($0.options) }
+    }
+  }
+
+  /// Its own options come before the word `--`, the daemon's behind.
+  private init(grant arguments: [String]) {
+    let own = Array(arguments.prefix { $0 != "--" })
+    let others = Array(arguments.dropFirst(own.count + 1))
+    self.init(GrantCommand.self, own) { grant in
+      if own.count == arguments.count {
+        return .refuse(
+          "no daemon to start: give its options behind --, as in grant --user=NAME -- --interface=…"
+        )
+      }
+      let daemon = Command(Invocation.self, others) { .run($0.options) }
+      if case .run(let options) = daemon { return .grant(grant, options, others) }
+      return daemon
     }
   }
 
@@ -73,12 +93,17 @@ struct Invocation: ParsableCommand {
       What is offered to guests, and what an interface can do, as JSON:
         vhost-user-xdp capabilities --interface=eth1
 
+      As a plain user, with what takes privileges opened by root:
+        vhost-user-xdp grant --user=NAME -- --socket-path=/run/vm1/sock --interface=eth1
+
       QEMU's side (shared memory is needed):
         -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem
         -chardev socket,id=c0,path=/run/vm1.sock,reconnect=1
         -netdev vhost-user,id=n0,chardev=c0 -device virtio-net-pci,netdev=n0
 
-      It needs the capabilities NET_ADMIN, NET_RAW, BPF and IPC_LOCK. Exit status: 0 after a \
+      It needs the capabilities NET_ADMIN, NET_RAW, BPF and IPC_LOCK to start, unless grant has \
+      started it. A socket that a service manager hands in (LISTEN_FDS) takes the place of one of \
+      its own at --socket-path. Exit status: 0 after a \
       signal, \(ExitStatus.failure) if the host does not allow it to start, \(ExitStatus.usage) \
       for a wrong command line.
       """,

@@ -4,6 +4,7 @@
 // Everything that is configured belongs to this thread, from the port to the rings that do not
 // run, so nothing here is locked.  Front-ends come and go without end: one that leaves, crashes or
 // breaks the protocol costs its session, never the daemon.
+import AFXDP
 import Glibc
 import HostPort
 import Linux
@@ -59,10 +60,12 @@ struct ControlLoop: ~Copyable {
   init(
     _ options: Options, _ signals: consuming SignalDescriptor, _ logger: Logger
   ) throws(StartFailure) {
-    let endpoint = try options.endpoint
+    var handed = try starting { try HandedDescriptors.ofThisProcess() }
+    let endpoint = try options.endpoint(&handed)
+    let grant = XDPGrant(handed)
     let allowedUsers = try options.allowedUserIDs()
     let listener = try starting { try Listener(endpoint) }
-    let host = try HostSide(options, logger)
+    let host = try HostSide(options, grant, logger)
     let (port, owner, events) = (host.port, host.ownerDescriptor, host.eventsDescriptor)
     let control = host.control
     let signal = signals.raw
@@ -82,6 +85,7 @@ struct ControlLoop: ~Copyable {
       "cannot wait for events: \($0); raise the limit of open files"
     }
     let queues = try starting { try NetDevice.openQueues(of: port) }
+    grant?.closeRest()
     let sandbox = Sandbox(options, endpoint)
     try sandbox.dropPrivileges(logger)
     let device = try starting {
@@ -326,27 +330,6 @@ struct ControlLoop: ~Copyable {
     session?.end()
     session = nil
     device.stop()
-  }
-}
-
-extension Options {
-  /// Where front-ends come from.
-  var endpoint: Listener.Endpoint {
-    get throws(StartFailure) {
-      if let descriptor { return .inherited(descriptor) }
-      let path = socketPath ?? ""
-      return client ? .connect(path: path) : .listen(path: path, try socketAccess())
-    }
-  }
-}
-
-extension Listener.Endpoint {
-  fileprivate var text: String {
-    switch self {
-    case .listen(let path, _): "listening on \(path)"
-    case .connect(let path): "connecting to \(path)"
-    case .inherited(let number): "connected by descriptor \(number)"
-    }
   }
 }
 

@@ -23,6 +23,13 @@ struct Daemon {
         StandardErrorLog.write("error: \(error)")
         exit(ExitStatus.failure)
       }
+    case .grant(let command, let options, let arguments):
+      do throws(StartFailure) {
+        try command.run(options, arguments)
+      } catch {
+        StandardErrorLog.write("error: \(error)")
+        exit(ExitStatus.failure)
+      }
     case .run(let options):
       do throws(StartFailure) {
         try run(options)

@@ -65,7 +65,8 @@ struct HostSide: ~Copyable {
     }
   }
 
-  init(_ options: Options, _ logger: Logger) throws(StartFailure) {
+  /// - Parameter grant: what a process with privileges has opened for this one, if one has.
+  init(_ options: Options, _ grant: XDPGrant?, _ logger: Logger) throws(StartFailure) {
     switch options.port {
     case .null:
       self.init(standIn: NullPort(queueCount: options.queuePairs), options, logger)
@@ -76,7 +77,7 @@ struct HostSide: ~Copyable {
         standIn: try starting { try GeneratePort(size: size, queueCount: options.queuePairs) },
         options, logger)
     case .interface(let name):
-      try self.init(interface: name, options, logger)
+      try self.init(interface: name, options, grant, logger)
     }
   }
 
@@ -92,10 +93,10 @@ struct HostSide: ~Copyable {
   }
 
   private init(
-    interface name: String, _ options: Options, _ logger: Logger
+    interface name: String, _ options: Options, _ grant: XDPGrant?, _ logger: Logger
   ) throws(StartFailure) {
     let interface = try Interface.named(name)
-    let preflight = try Preflight(interface, InterfaceRequest(options))
+    let preflight = try Preflight(interface, InterfaceRequest(options, grant))
     let owner: InterfaceOwner? = try InterfaceOwner(name, index: interface.index)
     for warning in preflight.warnings { logger.warning("\(warning)") }
     for note in preflight.notes { logger.notice("\(note)") }
@@ -114,7 +115,7 @@ struct HostSide: ~Copyable {
       "cannot ask about \(name): \($0); free descriptors or memory"
     }
     let membership: PromiscuousMembership? =
-      options.noPromiscuous ? nil : try HostSide.makePromiscuous(interface)
+      options.noPromiscuous ? nil : try HostSide.makePromiscuous(interface, grant)
     var portOptions = XDPPortOptions(
       interface: XDPInterface(name: name, index: UInt32(interface.index)), mtu: interface.mtu,
       queueCount: preflight.queueCount, numaNode: interface.numaNode)
@@ -126,6 +127,7 @@ struct HostSide: ~Copyable {
     portOptions.segmentsTCP = interface.segmentsTCP
     portOptions.peerWithXDP = interface.peer.flatMap { $0.runsXDP ? $0.name : nil }
     portOptions.checksums = options.offloads.contains(.hardwareChecksum) ? .auto : .daemon
+    portOptions.grant = grant
     let port = try starting { try XDPPort(portOptions) }
     for note in port.notes { logger.notice("\(note)") }
     self.port = port
@@ -138,7 +140,7 @@ struct HostSide: ~Copyable {
     self.membership = membership
   }
 
-  private static func bringUp(_ name: String) throws(StartFailure) {
+  static func bringUp(_ name: String) throws(StartFailure) {
     try starting {
       try Interface.bringUp(name)
     } orSay: {
@@ -147,9 +149,10 @@ struct HostSide: ~Copyable {
   }
 
   private static func makePromiscuous(
-    _ interface: Interface
+    _ interface: Interface, _ grant: XDPGrant?
   ) throws(StartFailure) -> PromiscuousMembership {
-    try starting {
+    if let granted = grant?.takeMembership() { return granted }
+    return try starting {
       try PromiscuousMembership(interfaceIndex: interface.index)
     } orSay: {
       "cannot make \(interface.name) promiscuous: \($0); give CAP_NET_RAW, or --no-promiscuous if "
@@ -159,11 +162,11 @@ struct HostSide: ~Copyable {
 }
 
 extension InterfaceRequest {
-  init(_ options: Options) {
+  init(_ options: Options, _ grant: XDPGrant? = nil) {
     self.init(
       queuePairs: options.queuePairs, addresses: options.addresses, dedicated: options.dedicated,
       force: options.force, xdpMode: options.xdpMode ?? .auto,
-      multiBuffer: multiBufferRefusal() == nil)
+      multiBuffer: multiBufferRefusal(grant) == nil)
   }
 }
 

@@ -25,6 +25,10 @@ struct InterfaceRequest: Equatable {
 struct Preflight: Equatable {
   /// Addresses whose packets go to the guest; empty: all packets do.
   var addresses: [MACAddress]
+  /// What that means to the program.
+  var steering: Steering {
+    addresses.isEmpty ? .dedicated : .addresses(addresses.map(\.bytes))
+  }
   /// Queues of the interface to open, from 0: all that packets can arrive on, and as many as there
   /// are pairs if it has them.
   var queueCount: Int

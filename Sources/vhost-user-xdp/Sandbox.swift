@@ -30,7 +30,7 @@ struct Sandbox {
     case .connect:
       phase = RunningPhase(connects: true, removesSocket: false)
       directory = nil
-    case .inherited:
+    case .listening, .inherited:
       phase = RunningPhase(connects: false, removesSocket: false)
       directory = nil
     }

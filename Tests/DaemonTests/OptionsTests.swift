@@ -15,6 +15,7 @@ struct OptionsTests {
     case .run(let options): return options
     case .print(let text), .refuse(let text): throw Unexpected(text: text)
     case .capabilities: throw Unexpected(text: "capabilities")
+    case .grant: throw Unexpected(text: "grant")
     }
   }
 
@@ -169,6 +170,36 @@ struct OptionsTests {
     }
     #expect(line.contains(remedy), "\(line)")
     #expect(line.split(whereSeparator: \.isNewline).count == 1)
+  }
+
+  @Test("behind the word grant there are its options, then the daemon's, as they are passed on")
+  func grant() throws {
+    let daemon = ["--socket-path=s", "--interface", "eth1", "--queues=2"]
+    guard
+      case .grant(let grant, let options, let others) = Command(
+        ["grant", "--user", "vm", "--group=36", "--"] + daemon)
+    else { throw Unexpected(text: "no grant") }
+    #expect(grant.user == .name("vm") && grant.group == .number(36))
+    #expect(options.port == .interface("eth1") && options.queuePairs == 2)
+    #expect(others == daemon)
+  }
+
+  @Test("a grant without a user, without a daemon, or with a wrong one is refused")
+  func wrongGrants() {
+    let cases: [(arguments: [String], line: String)] = [
+      (["--", "--socket-path=s", "--interface=eth1"], "--user"),
+      (["--user=vm", "--socket-path=s", "--interface=eth1"], "Unknown option '--socket-path'"),
+      (["--user=vm"], "give its options behind --"),
+      (["--user=vm", "--"], "--interface"),
+      (["--user=vm", "--", "--socket-path=s", "--interface=eth1", "--queues=0"], "--queues=0"),
+    ]
+    for (arguments, line) in cases {
+      guard case .refuse(let text) = Command(["grant"] + arguments) else {
+        Issue.record("\(arguments) is not refused")
+        continue
+      }
+      #expect(text.contains(line), "\(text)")
+    }
   }
 
   @Test("--print-capabilities wins over everything, also over nonsense")

@@ -2,6 +2,11 @@
  * it starts afterwards: to be called while it is the only one.  0 or -errno. */
 #pragma once
 
+#include <stdbool.h>
+
+/* Whether the calling thread has a capability, by its number in linux/capability.h. */
+bool clinux_has_capability(int number);
+
 /* No program that is executed from now on gains a privilege (prctl(2), PR_SET_NO_NEW_PRIVS). */
 int clinux_set_no_new_privileges(void);
 /* Empties every set of capabilities: effective, permitted, inheritable, ambient, and the bounding
