@@ -52,7 +52,9 @@ struct SandboxTests {
     "open", "open, in a thread that was there", "execute", "fork", "trace", "bpf", "mount",
     "unshare",
     "signal another process", "io_uring", "Internet socket", "packet socket", "AF_XDP socket",
-    "request to a device", "executable memory", "set privileges", "remove elsewhere",
+    "request to a device", "executable memory", "memory made executable",
+    "set privileges", "remove elsewhere", "become another user", "enter a namespace", "bind",
+    "set an option of a socket", "make a folder", "make a file", "change permissions",
   ]
 
   @Test("a server goes on serving, and removes its socket, and can do nothing else")

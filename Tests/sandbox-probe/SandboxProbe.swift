@@ -60,7 +60,18 @@ struct SandboxProbe {
     attempt("AF_XDP socket", SYS_socket, 44, 3)
     attempt("request to a device", SYS_ioctl, Int(null), 0x5401)
     attempt("executable memory", SYS_mmap, 0, 4096, Int(PROT_READ | PROT_EXEC), 0x22)
+    let page = raw_call(Int(SYS_mmap), 0, 4096, Int(PROT_READ | PROT_WRITE), 0x22)
+    attempt("memory made executable", SYS_mprotect, page, 4096, Int(PROT_READ | PROT_EXEC))
     attempt("set privileges", SYS_prctl, 8, 1)
+    attempt("become another user", SYS_setuid, Int(getuid()))
+    attempt("enter a namespace", SYS_setns, Int(null), 0)
+    attempt("bind", SYS_bind, Int(null))
+    attempt("set an option of a socket", SYS_setsockopt, Int(null))
+    withName(directory + "/made") {
+      attempt("make a folder", SYS_mkdir, $0, 0o700)
+      attempt("make a file", SYS_creat, $0, 0o600)
+    }
+    withName(directory + "/socket") { attempt("change permissions", SYS_chmod, $0, 0o777) }
     report("remove elsewhere", unsafe unlink(directory + "-elsewhere") == 0)
     report("remove the socket", unsafe unlink(directory + "/socket") == 0)
   }
