@@ -55,10 +55,18 @@ func exists(_ path: String) -> Bool {
 }
 
 /// How many entries a folder has; 0 if it cannot be read.
-func entries(in folder: String) -> Int {
-  guard let directory = unsafe opendir(folder) else { return 0 }
+func entries(in folder: String) -> Int { contents(ofFolder: folder).count }
+
+/// The names in a folder; none if it cannot be read.
+func contents(ofFolder folder: String) -> [String] {
+  guard let directory = unsafe opendir(folder) else { return [] }
   defer { unsafe closedir(directory) }
-  var count = 0
-  while unsafe readdir(directory) != nil { count += 1 }
-  return max(0, count - 2)
+  var names: [String] = []
+  while let entry = unsafe readdir(directory) {
+    let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) {
+      unsafe $0.withMemoryRebound(to: CChar.self, capacity: 256) { unsafe String(cString: $0) }
+    }
+    if name != "." && name != ".." { names.append(name) }
+  }
+  return names
 }
