@@ -20,16 +20,20 @@ SECONDS ?= 60
 build:
 	Tests/Gates/stages.sh step build
 
-## install        binary, unit, manual and QEMU's description, below DESTDIR and PREFIX (/usr)
+## install        binary, units, manual and QEMU's description, below DESTDIR and PREFIX (/usr)
 install:
 	install -D -m 755 .build/release/vhost-user-xdp $(DESTDIR)$(PREFIX)/bin/vhost-user-xdp
 	install -d $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(PREFIX)/lib/systemd/system \
-	  $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/share/qemu/vhost-user \
+	  $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d \
+	  $(DESTDIR)$(PREFIX)/share/qemu/vhost-user \
 	  $(DESTDIR)/etc/vhost-user-xdp
 	.build/release/vhost-user-xdp --help | awk -f docs/manual.awk \
 	  >$(DESTDIR)$(PREFIX)/share/man/man8/vhost-user-xdp.8
 	sed 's|/usr/bin/|$(PREFIX)/bin/|' systemd/vhost-user-xdp@.service \
 	  >$(DESTDIR)$(PREFIX)/lib/systemd/system/vhost-user-xdp@.service
+	install -m 644 systemd/vhost-user-xdp@.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	install -m 644 systemd/vhost-user-xdp.tmpfiles \
+	  $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/vhost-user-xdp.conf
 	install -m 644 systemd/vhost-user-xdp.sysusers \
 	  $(DESTDIR)$(PREFIX)/lib/sysusers.d/vhost-user-xdp.conf
 	sed 's|/usr/bin/|$(PREFIX)/bin/|' systemd/50-vhost-user-xdp.json \

@@ -19,10 +19,11 @@ fail() {
 make --no-print-directory install DESTDIR="$place" >/dev/null
 binary=$place/usr/bin/vhost-user-xdp
 unit=$place/usr/lib/systemd/system/vhost-user-xdp@.service
+listener=$place/usr/lib/systemd/system/vhost-user-xdp@.socket
 manual=$place/usr/share/man/man8/vhost-user-xdp.8
 description=$place/usr/share/qemu/vhost-user/50-vhost-user-xdp.json
-for file in "$binary" "$unit" "$manual" "$description" \
-  "$place/usr/lib/sysusers.d/vhost-user-xdp.conf"; do
+for file in "$binary" "$unit" "$listener" "$manual" "$description" \
+  "$place"/usr/lib/{sysusers,tmpfiles}.d/vhost-user-xdp.conf; do
   [[ -s $file ]] || fail "${file#"$place"} is not there"
 done
 
@@ -37,7 +38,8 @@ exposure=
 command -v systemd-analyze >/dev/null || fail "no systemd-analyze: install systemd"
 instance=$place/vhost-user-xdp@vm1.service
 sed "s|/usr/bin/|$place/usr/bin/|" "$unit" >"$instance"
-complaints=$(systemd-analyze verify --man=no "$instance" 2>&1) || complaints+=" (status $?)"
+cp "$listener" "${instance%.service}.socket"
+complaints=$(systemd-analyze verify --man=no "$instance" "${instance%.service}.socket" 2>&1) || complaints+=" (status $?)"
 [[ -z $complaints ]] || fail "systemd-analyze verify: $complaints"
 exposure=$(systemd-analyze security --offline=true --no-pager "$instance" |
   sed -nE 's/.*Overall exposure level[^:]*: ([0-9.]+).*/\1/p')

@@ -21,12 +21,14 @@ extension SystemTests {
       "an interface that is deleted ends it, and it comes back with the interface",
       "stopped in order, it ends within two seconds and leaves nothing",
       "a wrong command line is not tried again",
+      "a socket unit starts it with the first front-end, and outlives it",
+      "grant starts it without a capability, under the same unit",
     ]
 
     @Test("the installed unit starts, restarts, is watched, confined and stopped as it says")
     func unit() throws {
       let log = "/tmp/vhost-user-xdp-systemd-\(getpid()).log"
-      defer { unlink(log) }
+      defer { _ = unsafe unlink(log) }
       let cache = unsafe getenv("VHOST_USER_XDP_CACHE").map { unsafe String(cString: $0) }
       let machine = try ChildProcess(
         [
