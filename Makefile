@@ -27,7 +27,8 @@ install:
 	  $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d \
 	  $(DESTDIR)$(PREFIX)/share/qemu/vhost-user \
 	  $(DESTDIR)/etc/vhost-user-xdp
-	.build/release/vhost-user-xdp --help | awk -f docs/manual.awk \
+	{ .build/release/vhost-user-xdp --help; .build/release/vhost-user-xdp grant --help; } | \
+	  awk -f docs/manual.awk \
 	  >$(DESTDIR)$(PREFIX)/share/man/man8/vhost-user-xdp.8
 	sed 's|/usr/bin/|$(PREFIX)/bin/|' systemd/vhost-user-xdp@.service \
 	  >$(DESTDIR)$(PREFIX)/lib/systemd/system/vhost-user-xdp@.service

@@ -1,5 +1,5 @@
-# The manual page, in roff, from what `vhost-user-xdp --help` prints:
-#   vhost-user-xdp --help | awk -f docs/manual.awk >vhost-user-xdp.8
+# The manual page, in roff, from what `vhost-user-xdp --help` prints, and then `grant --help`:
+#   { vhost-user-xdp --help; vhost-user-xdp grant --help; } | awk -f docs/manual.awk >vhost-user-xdp.8
 function plain(text) {
   gsub(/\\/, "\\e", text)
   gsub(/-/, "\\-", text)
@@ -16,15 +16,24 @@ BEGIN {
   print ".SH NAME\nvhost\\-user\\-xdp \\- a network device for virtual machines, by AF_XDP"
 }
 
-/^OVERVIEW: / { overview = substr($0, 11); section = "overview"; next }
+/^OVERVIEW: / {
+  isFurther = overview != ""
+  overview = substr($0, 11)
+  description = ""
+  section = "overview"
+  next
+}
 /^USAGE: / {
-  print ".SH SYNOPSIS\n.B " plain(substr($0, 8))
-  print ".SH DESCRIPTION\n" plain(overview)
+  usage = substr($0, 8)
+  # A subcommand has a section of its own, named by the word behind the program.
+  split(usage, words, " ")
+  if (isFurther) print ".SH " toupper(words[2]) "\n.B " plain(usage) "\n.PP\n" plain(overview)
+  else print ".SH SYNOPSIS\n.B " plain(usage) "\n.SH DESCRIPTION\n" plain(overview)
   print substr(description, 2)
   section = "usage"
   next
 }
-/^OPTIONS:/ { print ".SH OPTIONS"; section = "options"; next }
+/^OPTIONS:/ { print isFurther ? ".PP" : ".SH OPTIONS"; section = "options"; next }
 
 # Commands stand indented: as they are.
 section == "overview" {

@@ -27,7 +27,7 @@ for file in "$binary" "$unit" "$listener" "$manual" "$description" \
   [[ -s $file ]] || fail "${file#"$place"} is not there"
 done
 
-for option in $("$binary" --help | grep -oE '^  --[a-z-]+' | sort -u); do
+for option in $({ "$binary" --help && "$binary" grant --help; } | grep -oE '^  --[a-z-]+' | sort -u); do
   grep -qF -- "${option//-/\\-}" "$manual" || fail "the manual lacks $option"
 done
 python3 -c 'import json, sys; json.load(open(sys.argv[1]))["binary"]' "$description" ||

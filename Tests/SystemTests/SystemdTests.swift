@@ -35,8 +35,8 @@ extension SystemTests {
           Wire.root + "/Tests/System/lab/systemd-root.sh", cache ?? Wire.root + "/.lab", "--boot",
         ], name: "machine", log: log)
       defer { machine.end() }
-      // A boot takes 10 s, the checks 30 s, on a machine that does nothing else.
-      let status = try machine.wait(within: 320)
+      // A boot takes 10 s, the checks 30 s, on a machine that does nothing else; it ends by itself.
+      let status = try machine.wait(within: 520)
       let lines = machine.output.split(whereSeparator: \.isNewline)
       for check in Systemd.checks {
         let line = lines.first { $0.hasPrefix("check: \(check): ") }

@@ -8,7 +8,7 @@
 #                               boots it, with `make install` of this project and each PROGRAM (into
 #                               /usr/bin) laid over it, on the 6.12 kernel; its console is the output.
 #                               It ends by itself when service/check.py has ended, or after
-#                               BOOT_SECONDS (300).
+#                               BOOT_SECONDS (500).
 #
 # The packages are unpacked and not configured: their users and the daemon's are made at boot, by
 # systemd-sysusers, as on any installed system.  The archive is not compressed: an emulated CPU would
@@ -67,6 +67,8 @@ build() {
   install -m 644 "$lab/service/lab.service" "$units/"
   ln -sf ../lab.service "$units/multi-user.target.wants/lab.service"
   ln -sf /usr/lib/systemd/system/multi-user.target "$units/default.target"
+  # They look for what this machine has not, at each reload.
+  rm -rf "$tree/usr/lib/systemd/system-generators"
   for unit in "${masked[@]}"; do ln -sf /dev/null "$units/$unit"; done
   modules_add "$cache/modules" "$tree" "${modules[@]}"
   archive "$tree" "$image.new"
@@ -89,7 +91,7 @@ boot() {
   archive "$over" "$over.cpio"
   # The kernel unpacks one archive after the other.
   cat "$image" "$over.cpio" >"$over/root.cpio"
-  timeout "${BOOT_SECONDS:-300}" "$cache/bin/qemu-system-x86_64" \
+  timeout "${BOOT_SECONDS:-500}" "$cache/bin/qemu-system-x86_64" \
     -machine q35 -accel "$(GUEST_CACHE=$cache guest_accel)" -cpu max -m 1G -smp 2 \
     -nodefaults -no-user-config -display none -no-reboot -serial stdio \
     -kernel "$cache/vmlinuz" -initrd "$over/root.cpio" \

@@ -8,6 +8,7 @@ Runs as root in the machine that systemd-root.sh boots, and prints a line for ea
 and `checks: end` behind the last.
 """
 
+import grp
 import os
 import pwd
 import signal
@@ -84,7 +85,8 @@ def monotonic(unit, name):
 
 
 def add_wire():
-    run('ip', 'link', 'add', 'nic0', 'type', 'veth', 'peer', 'name', 'far0')
+    queues = ['numrxqueues', '2', 'numtxqueues', '2']
+    run('ip', 'link', 'add', 'nic0', *queues, 'type', 'veth', 'peer', 'name', 'far0', *queues)
     run('ip', 'link', 'set', 'far0', 'up')
 
 
@@ -160,17 +162,18 @@ def exchange(path, unit):
 
 @check('killed, it is started again within a second')
 def killed():
-    # The best of some: an emulated machine is slow, and slower beside others.
-    pauses = []
-    while not pauses or min(pauses) >= 1 and len(pauses) < 5:
-        former = process(VM1)
-        at = time.monotonic()
-        os.kill(former, signal.SIGKILL)
-        assert restarted(VM1, former, len(pauses) + 1)
-        pauses.append(monotonic(VM1, 'ExecMainStartTimestampMonotonic') - at)
-        ready = monotonic(VM1, 'ActiveEnterTimestampMonotonic') - at
-        print(f'started again after {pauses[-1]:.2f} s, ready after {ready:.2f} s')
-    assert min(pauses) < 1
+    # An emulated machine is slow, and slower beside others: so long a question to systemd takes, which
+    # is a few milliseconds on one that is not.
+    at = time.monotonic()
+    former = process(VM1)
+    question = time.monotonic() - at
+    at = time.monotonic()
+    os.kill(former, signal.SIGKILL)
+    assert restarted(VM1, former, 1)
+    pause = monotonic(VM1, 'ExecMainStartTimestampMonotonic') - at
+    ready = monotonic(VM1, 'ActiveEnterTimestampMonotonic') - at
+    print(f'started again after {pause:.2f} s, ready after {ready:.2f} s; a question: {question:.2f} s')
+    assert pause < 1 + 3 * question
     exchange(SOCKET1, VM1)
 
 
@@ -235,10 +238,14 @@ def activated():
     unit, listener = 'vhost-user-xdp@vm3.service', 'vhost-user-xdp@vm3.socket'
     path = f'{FOLDER}/vm3.sock'
     configure('vm3', '--interface=nic0')
+    # As for a QEMU that runs as another user.
+    drop_in(listener, '[Socket]\nSocketGroup=operator\n')
+    group = grp.getgrnam('operator').gr_gid
     systemctl('start', listener)
     status = os.stat(path)
     user = pwd.getpwnam('vhost-user-xdp')
-    assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o660, user.pw_uid), status
+    assert stat.S_IMODE(status.st_mode) == 0o660, status
+    assert (status.st_uid, status.st_gid) == (user.pw_uid, group), status
     assert show(unit, 'ActiveState') == 'inactive'
     exchange(path, unit)
     former = process(unit)
@@ -247,7 +254,7 @@ def activated():
     exchange(path, unit)
     assert process(unit) != former
     systemctl('stop', unit)
-    assert os.stat(path).st_ino == status.st_ino
+    assert (os.stat(path).st_ino, os.stat(path).st_gid) == (status.st_ino, group)
     systemctl('stop', listener)
     assert not os.path.exists(path)
 
@@ -265,6 +272,8 @@ ExecStart=!/usr/bin/vhost-user-xdp grant --user=vhost-user-xdp -- \\
     systemctl('start', VM1)
     privileges()
     socket_file()
+    # Frame memory of both queues is beyond what a plain user may lock.
+    assert 'nic0 queue 1: native, copy' in run('journalctl', '--no-pager', '-u', VM1)
     exchange(SOCKET1, VM1)
     systemctl('stop', VM1)
     assert show(VM1, 'Result') == 'success'

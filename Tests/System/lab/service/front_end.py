@@ -33,7 +33,7 @@ def until(seconds, condition):
     while not condition():
         if time.monotonic() > end:
             return False
-        time.sleep(0.01)
+        time.sleep(0.05)
     return True
 
 
