@@ -58,9 +58,9 @@ struct ControlLoop: ~Copyable {
   /// Opens everything, then gives up the privileges that this took, then starts the workers.  To be
   /// called while the calling thread is the only one: what it gives up, its threads will not have.
   init(
-    _ options: Options, _ signals: consuming SignalDescriptor, _ logger: Logger
+    _ options: Options, _ handed: consuming HandedDescriptors,
+    _ signals: consuming SignalDescriptor, _ logger: Logger
   ) throws(StartFailure) {
-    var handed = try starting { try HandedDescriptors.ofThisProcess() }
     let endpoint = try options.endpoint(&handed)
     let grant = XDPGrant(handed)
     let allowedUsers = try options.allowedUserIDs()

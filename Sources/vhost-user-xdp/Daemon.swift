@@ -41,6 +41,8 @@ struct Daemon {
   }
 
   private static func run(_ options: Options) throws(StartFailure) {
+    // First: what is opened here would take the numbers of those that are not there.
+    let handed = try starting { try HandedDescriptors.ofThisProcess() }
     let signals = try starting {
       try SignalDescriptor([SIGTERM, SIGINT, SIGUSR1])
     } orSay: {
@@ -50,7 +52,7 @@ struct Daemon {
     ProcessSettings.raiseMemoryLockLimit()
     ProcessSettings.raiseOpenFileLimit()
     let logger = Logger.standardError(level: options.logLevel)
-    var loop = try ControlLoop(options, signals, logger)
+    var loop = try ControlLoop(options, handed, signals, logger)
     try loop.run()
   }
 }
