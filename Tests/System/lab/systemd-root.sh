@@ -89,13 +89,14 @@ boot() {
   make --no-print-directory -C "$lab/../../.." install DESTDIR="$over" >/dev/null
   for program in "$over/usr/bin/vhost-user-xdp" "$@"; do add_program "$program"; done
   archive "$over" "$over.cpio"
-  # The kernel unpacks one archive after the other.
+  # The kernel unpacks one archive after the other. Without IPv6 nobody sends frames of his own accord.
   cat "$image" "$over.cpio" >"$over/root.cpio"
   timeout "${BOOT_SECONDS:-500}" "$cache/bin/qemu-system-x86_64" \
     -machine q35 -accel "$(GUEST_CACHE=$cache guest_accel)" -cpu max -m 1G -smp 2 \
     -nodefaults -no-user-config -display none -no-reboot -serial stdio \
     -kernel "$cache/vmlinuz" -initrd "$over/root.cpio" \
-    -append "$(guest_command_line) panic=-1 rdinit=/init systemd.show_status=no" </dev/null
+    -append "$(guest_command_line) panic=-1 rdinit=/init systemd.show_status=no ipv6.disable=1" \
+    </dev/null
 }
 
 # The libraries that it is linked with, as far as the root has none of that name: where the toolchain's
