@@ -56,9 +56,23 @@ public final class Reply<Value: Sendable>: Sendable {
   public func wait() -> Value {
     while true {
       if let value = slot.withLock({ $0 }) { return value }
-      var poller = pollfd(fd: done.raw, events: Int16(POLLIN), revents: 0)
-      _ = unsafe poll(&poller, 1, -1)
-      done.drain()
+      waitForEvent(milliseconds: -1)
     }
+  }
+
+  /// As above, but not for ever; nil if there is no answer by then (`MonotonicClock`).
+  public func wait(until deadline: UInt64) -> Value? {
+    while true {
+      if let value = slot.withLock({ $0 }) { return value }
+      let now = MonotonicClock.milliseconds
+      guard now < deadline else { return nil }
+      waitForEvent(milliseconds: CInt(clamping: deadline - now))
+    }
+  }
+
+  private func waitForEvent(milliseconds: CInt) {
+    var poller = pollfd(fd: done.raw, events: Int16(POLLIN), revents: 0)
+    _ = unsafe poll(&poller, 1, milliseconds)
+    done.drain()
   }
 }
