@@ -137,10 +137,17 @@ public struct FrameBatch: ~Copyable, @unchecked Sendable {
   @inlinable @inline(__always)
   public func removeAll() { unsafe countCell.pointee = 0 }
 
-  /// Packets, of whatever number of frames.  It looks at each frame: not for the data path.
+  /// Packets as they came, of whatever number of frames: of one that was merged, those that it was
+  /// made of.  It looks at each frame: not for the data path.
   public var packetCount: Int {
     var packets = 0
-    for i in 0..<count { if unsafe !frames[i].continues { packets += 1 } }
+    var isMerged = false
+    for i in 0..<count {
+      let (begins, ends) = unsafe (frames[i].isMerged, !frames[i].continues)
+      if begins { isMerged = true }
+      if isMerged || ends { packets += 1 }
+      if ends { isMerged = false }
+    }
     return packets
   }
 

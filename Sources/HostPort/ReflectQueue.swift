@@ -28,6 +28,7 @@ final class ReflectQueue: HostPortQueue {
   private let line: FixedBuffer<WaitingFrame>
   private let longestFrame: UInt32
 
+  private let received = Atomic<UInt64>(0)
   private let reflected = Atomic<UInt64>(0)
   private let reflectedBytes = Atomic<UInt64>(0)
   private let dropped = Atomic<UInt64>(0)
@@ -80,7 +81,9 @@ final class ReflectQueue: HostPortQueue {
   func receive(into batch: borrowing FrameBatch) {
     let layout = state.value.layout
     let waiting = Int(state.value.end &- state.value.first)
-    for _ in 0..<min(batch.capacity &- batch.count, waiting) {
+    let taken = min(batch.capacity &- batch.count, waiting)
+    ReflectQueue.add(UInt64(taken), to: received)
+    for _ in 0..<taken {
       let frame = line[place(state.value.first)]
       state.value.first &+= 1
       unsafe batch.append(
@@ -137,8 +140,12 @@ final class ReflectQueue: HostPortQueue {
   func flush() -> Bool { false }
 
   var statistics: PortStatistics {
-    PortStatistics(counters: [
-      ("reflected_frames", reflected.load(ordering: .relaxed)),
+    let came = received.load(ordering: .relaxed)
+    let reflected = reflected.load(ordering: .relaxed)
+    return PortStatistics(counters: [
+      ("rx_packets", came),
+      ("rx_waiting", reflected &- came),
+      ("reflected_frames", reflected),
       ("reflected_bytes", reflectedBytes.load(ordering: .relaxed)),
       ("dropped_frames", dropped.load(ordering: .relaxed)),
       ("dropped_bytes", droppedBytes.load(ordering: .relaxed)),

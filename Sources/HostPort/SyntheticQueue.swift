@@ -20,6 +20,7 @@ final class SyntheticQueue: HostPortQueue {
   private let state: HotState<State>
   private let longestFrame: UInt32
 
+  private let generated = Atomic<UInt64>(0)
   private let taken = Atomic<UInt64>(0)
   private let takenBytes = Atomic<UInt64>(0)
 
@@ -72,6 +73,8 @@ final class SyntheticQueue: HostPortQueue {
     guard length > 0 else { return }
     let layout = state.value.layout
     let count = min(batch.capacity &- batch.count, state.value.receiveFrames.count)
+    generated.store(
+      generated.load(ordering: .relaxed) &+ UInt64(count), ordering: .relaxed)
     unsafe batch.append(count: count) {
       let chunk = state.value.receiveFrames.pop()
       let data = unsafe layout.pointer(to: chunk)
@@ -112,9 +115,11 @@ final class SyntheticQueue: HostPortQueue {
   func flush() -> Bool { false }
 
   var statistics: PortStatistics {
-    PortStatistics(counters: [
+    let counters = [
+      ("rx_packets", generated.load(ordering: .relaxed)),
       ("dropped_frames", taken.load(ordering: .relaxed)),
       ("dropped_bytes", takenBytes.load(ordering: .relaxed)),
-    ])
+    ]
+    return PortStatistics(counters: isAlwaysReadable ? counters : Array(counters.dropFirst()))
   }
 }

@@ -32,6 +32,7 @@ extension XDPQueue {
       // Or a part of it is on its way.
       lane.isInUse = true
       if isRepeatable && lane.isPatient(isCut: true) { return .wait }
+      count(bulkPackets, 1)
       count(deviceRefused, 1)
       return .taken
     case .linkDown:
@@ -81,9 +82,12 @@ extension XDPQueue {
       case .full: break loop
       case .dropped:
         if lane.isPatient(isCut: false) { break loop }
+        count(bulkFrames, 1)
         count(deviceRefused, 1)
       case .linkDown: count(linkDown, 1)
-      case .refused: count(deviceRefused, 1)
+      case .refused:
+        count(bulkFrames, 1)
+        count(deviceRefused, 1)
       }
       for i in done..<end {
         unsafe socket.rings.value.transmitFrames.push(lane.waiting[i].token)
@@ -91,17 +95,7 @@ extension XDPQueue {
       done = end
     }
     if done > 0 { lane.waiting.removeFirst(done) }
+    bulkWaiting.store(UInt64(lane.waiting.packetCount), ordering: .relaxed)
     return lane.waiting.count == 0
-  }
-
-  /// Of the lane; none without one.
-  var laneCounters: [(name: String, value: UInt64)] {
-    guard lane.exists else { return [] }
-    return [
-      ("bulk_packets", bulkPackets.load(ordering: .relaxed)),
-      ("bulk_frames", bulkFrames.load(ordering: .relaxed)),
-      ("bulk_busy", bulkBusy.load(ordering: .relaxed)),
-      ("bulk_refused", bulkRefused.load(ordering: .relaxed)),
-    ]
   }
 }

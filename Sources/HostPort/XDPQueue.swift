@@ -41,14 +41,19 @@ final class XDPQueue: HostPortQueue {
   private let program: XDPProgram
   let link = HotState(LinkState())
 
+  /// Packets that were taken out of the RX ring, and put into the TX ring.
+  let received = Atomic<UInt64>(0)
+  let transmitted = Atomic<UInt64>(0)
   let deviceRefused = Atomic<UInt64>(0)
   let linkDown = Atomic<UInt64>(0)
-  private let wakeUpFailed = Atomic<UInt64>(0)
-  private let invalidFrames = Atomic<UInt64>(0)
+  let wakeUpFailed = Atomic<UInt64>(0)
+  let invalidFrames = Atomic<UInt64>(0)
   let strays = Atomic<UInt64>(0)
-  private let tooLong = Atomic<UInt64>(0)
+  let strayPackets = Atomic<UInt64>(0)
+  let tooLong = Atomic<UInt64>(0)
   let bulkPackets = Atomic<UInt64>(0)
   let bulkFrames = Atomic<UInt64>(0)
+  let bulkWaiting = Atomic<UInt64>(0)
   let bulkBusy = Atomic<UInt64>(0)
   let bulkRefused = Atomic<UInt64>(0)
 
@@ -60,6 +65,8 @@ final class XDPQueue: HostPortQueue {
     var isDown = false
     /// The rest of the packet that comes out of the RX ring is dropped.
     var isSkipping = false
+    /// Because of an address that is none.
+    var skipsStray = false
   }
 
   /// - Parameters:
@@ -122,6 +129,7 @@ final class XDPQueue: HostPortQueue {
       receivePackets(slots, layout, into: batch)
       return
     }
+    count(received, Int(slots.count))
     for i in 0..<slots.count {
       let entry = socket.rings.value.receive.descriptor(at: slots.first &+ i)
       if let chunk = layout.chunk(at: entry.address),
@@ -129,7 +137,7 @@ final class XDPQueue: HostPortQueue {
       {
         unsafe batch.append(Frame(data: data, length: entry.length, token: chunk))
       } else {
-        count(strays, 1)
+        count(strayPackets, 1)
       }
     }
     socket.rings.value.receive.release()
@@ -143,6 +151,7 @@ final class XDPQueue: HostPortQueue {
     // Entries up to here, and frames of the batch, are of complete packets.
     var doneEntries: UInt32 = 0
     var doneFrames = batch.count
+    var packets = 0
     for i in 0..<slots.count {
       let entry = socket.rings.value.receive.descriptor(at: slots.first &+ i)
       if let chunk = layout.chunk(at: entry.address),
@@ -151,8 +160,8 @@ final class XDPQueue: HostPortQueue {
         unsafe batch.append(
           Frame(data: data, length: entry.length, token: chunk, continues: entry.continues))
       } else {
-        count(strays, 1)
         link.value.isSkipping = true
+        link.value.skipsStray = true
       }
       // A NIC drops what is larger than its MTU; the kernel's segmentation offload may not.
       if batch.count &- doneFrames > framesPerPacket { link.value.isSkipping = true }
@@ -163,14 +172,18 @@ final class XDPQueue: HostPortQueue {
         batch.removeLast(keeping: doneFrames)
         doneEntries = i &+ 1
         if !entry.continues {
+          packets &+= 1
+          if link.value.skipsStray { count(strayPackets, 1) } else { count(tooLong, 1) }
           link.value.isSkipping = false
-          count(tooLong, 1)
+          link.value.skipsStray = false
         }
       } else if !entry.continues {
+        packets &+= 1
         doneEntries = i &+ 1
         doneFrames = batch.count
       }
     }
+    count(received, packets)
     batch.removeLast(keeping: doneFrames)
     socket.rings.value.receive.cancel(slots.count &- doneEntries)
     socket.rings.value.receive.release()
@@ -246,6 +259,7 @@ final class XDPQueue: HostPortQueue {
     }
     socket.rings.value.transmit.cancel(slots.first &+ slots.count &- slot)
     socket.rings.value.transmit.submit()
+    self.count(transmitted, Int(slot &- slots.first))
     return Int(slots.count)
   }
 
@@ -256,7 +270,8 @@ final class XDPQueue: HostPortQueue {
     let places = Int(slots.count)
     var slot = slots.first
     var start = 0
-    while start < places {
+    var packets = 0
+    packets: while start < places {
       var end = start
       var isValid = unsafe batch[start].length >= XDPQueue.shortestFrame
       while true {
@@ -264,12 +279,8 @@ final class XDPQueue: HostPortQueue {
         if unsafe frame.length == 0 || frame.length > longestFrame { isValid = false }
         end &+= 1
         if unsafe !frame.continues { break }
-        if end == places {
-          // Without a place for its end the packet stays out.
-          socket.rings.value.transmit.cancel(slots.first &+ slots.count &- slot)
-          socket.rings.value.transmit.submit()
-          return start
-        }
+        // Without a place for its end the packet stays out.
+        if end == places { break packets }
       }
       for i in start..<end {
         let frame = unsafe batch[i]
@@ -282,9 +293,10 @@ final class XDPQueue: HostPortQueue {
           unsafe socket.rings.value.transmitFrames.push(frame.token)
         }
       }
-      if !isValid { self.count(invalidFrames, 1) }
+      if isValid { packets &+= 1 } else { self.count(invalidFrames, 1) }
       start = end
     }
+    self.count(transmitted, packets)
     socket.rings.value.transmit.cancel(slots.first &+ slots.count &- slot)
     socket.rings.value.transmit.submit()
     return start
@@ -345,23 +357,5 @@ final class XDPQueue: HostPortQueue {
   @inline(__always)
   func count(_ counter: borrowing Atomic<UInt64>, _ events: Int) {
     counter.store(counter.load(ordering: .relaxed) &+ UInt64(events), ordering: .relaxed)
-  }
-
-  var statistics: PortStatistics {
-    let kernel = socket.statistics
-    let counters = [
-      ("rx_dropped", kernel.receiveDropped),
-      ("rx_invalid_descs", kernel.receiveInvalid),
-      ("rx_ring_full", kernel.receiveRingFull),
-      ("rx_fill_ring_empty_descs", kernel.fillRingEmpty),
-      ("tx_invalid_descs", kernel.transmitInvalid),
-      ("device_refused", deviceRefused.load(ordering: .relaxed)),
-      ("link_down", linkDown.load(ordering: .relaxed)),
-      ("rx_too_long", tooLong.load(ordering: .relaxed)),
-      ("invalid_frames", invalidFrames.load(ordering: .relaxed)),
-      ("wakeup_failed", wakeUpFailed.load(ordering: .relaxed)),
-      ("stray_addresses", strays.load(ordering: .relaxed)),
-    ]
-    return PortStatistics(counters: counters + laneCounters)
   }
 }

@@ -48,9 +48,16 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
     var transmittedCount = 0
     var transmittedBytes = 0
     var receivedCount = 0
+    var acceptedCount = 0
     var flushes = 0
+    var isLinkDown = false
+    var linkDownCount = 0
+    /// Of the next packets that leave, as many are refused.
+    var refusals = 0
+    var refusedCount = 0
     var bulkOutcomes: [BulkOutcome] = []
     var uncut: [(behind: Int, bytes: [UInt8])] = []
+    var uncutCount = 0
     var problems: [String] = []
 
     var waiting: Int { incoming.count - nextIncoming }
@@ -128,6 +135,19 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
   /// What the data path did wrong, in words.
   public var problems: [String] { state.withLock { $0.problems } }
 
+  /// Fills all frame memory, with what lies in front of each frame, as if somebody's packets had been
+  /// everywhere.  No frame is in use.
+  public func fillMemory(with byte: UInt8) {
+    let count = stride * (options.receiveFrames + options.transmitFrames)
+    unsafe memory.initializeMemory(as: UInt8.self, repeating: byte, count: count)
+  }
+
+  /// Takes the link away: what is transmitted is dropped, as by an interface that is down.
+  public func setLinkDown(_ isDown: Bool) { state.withLock { $0.isLinkDown = isDown } }
+
+  /// The device refuses the next `count` packets that a flush gives it.
+  public func refuse(_ count: Int) { state.withLock { $0.refusals = count } }
+
   /// What is said to the next packets that are to leave uncut; to all others: taken.
   public func setBulkOutcomes(_ outcomes: [BulkOutcome]) {
     state.withLock { $0.bulkOutcomes = outcomes.reversed() }
@@ -182,6 +202,7 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
       let outcome = state.bulkOutcomes.popLast() ?? .taken
       if outcome == .taken {
         state.uncut.append((state.queued.count + state.transmittedCount, bytes))
+        state.uncutCount += 1
       }
       return outcome
     }
@@ -271,9 +292,10 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
         let frame = unsafe batch[i]
         let token = unsafe frame.token
         guard take(token, receive: false, "transmit", &state) else { continue }
-        if i >= count {
+        if i >= count || state.isLinkDown {
           state.places[Int(token)] = .pool
           state.transmitPool.append(token)
+          if unsafe i < count && !frame.continues { state.linkDownCount += 1 }
           continue
         }
         let offset = unsafe frame.data - data(of: token)
@@ -293,6 +315,7 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
         }
         if unsafe !frame.continues {
           frames = 0
+          state.acceptedCount += 1
         } else if i == count - 1 {
           state.problems.append("transmit: half a packet")
         }
@@ -310,9 +333,16 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
       for token in state.queued.prefix(count) {
         let length = Int(state.lengths[Int(token)])
         let isEnd = !state.continues[Int(token)]
-        if isEnd { state.transmittedCount += 1 }
-        state.transmittedBytes += length
-        if options.records {
+        let isRefused = state.refusals > 0
+        if isEnd && isRefused {
+          state.refusals -= 1
+          state.refusedCount += 1
+          state.partial = []
+        } else if isEnd {
+          state.transmittedCount += 1
+        }
+        if !isRefused { state.transmittedBytes += length }
+        if options.records && !isRefused {
           let start = unsafe data(of: token) + state.offsets[Int(token)]
           let isStart = state.partial.isEmpty
           unsafe state.partial += UnsafeRawBufferPointer(start: start, count: length)
@@ -340,7 +370,9 @@ public final class ScriptedPortQueue: HostPortQueue, @unchecked Sendable {
   public var statistics: PortStatistics {
     state.withLock {
       PortStatistics(counters: [
-        ("transmitted", UInt64($0.transmittedCount)), ("received", UInt64($0.receivedCount)),
+        ("rx_packets", UInt64($0.receivedCount)), ("tx_packets", UInt64($0.acceptedCount)),
+        ("link_down", UInt64($0.linkDownCount)), ("device_refused", UInt64($0.refusedCount)),
+        ("bulk_packets", UInt64($0.uncutCount)),
       ])
     }
   }

@@ -101,5 +101,11 @@ extension HostPortQueue {
 }
 
 extension PortStatistics {
+  /// What counts anything but packets that went their way.
+  var troubles: [String] {
+    counters.filter { $0.value > 0 && !["rx_packets", "tx_packets"].contains($0.name) }
+      .map { "\($0.name) \($0.value)" }
+  }
+
   subscript(name: String) -> UInt64? { counters.first { $0.name == name }?.value }
 }

@@ -148,6 +148,7 @@ struct ChecksumOverVethTests {
         #expect(zip(got, frames).allSatisfy { packet.same($0, $1) }, "\(packet)")
       }
       let counters = wire.near.statistics.counters
+        .filter { !["rx_packets", "tx_packets"].contains($0.name) }
       #expect(counters.allSatisfy { $0.value == 0 }, "\(counters)")
       // Frames come back by their addresses, which begin behind the metadata.
       let all = FrameBatch(capacity: 2048)
