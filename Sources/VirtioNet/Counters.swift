@@ -1,5 +1,10 @@
-// What happened to every packet, per ring, and to a worker's time.  Each counter has one writer, the
-// worker that runs the ring, so adding is a load and a store; anybody may read.
+// What happened to every packet, per ring and per port queue, and to a worker's time.  Each counter
+// has one writer, the worker that runs the ring or owns the queue, so adding is a load and a store;
+// anybody may read.
+//
+// The counters add up: what was taken is what arrived, what waits and the drops, whenever the worker
+// is between two turns (docs/operations.md, "How the counters add up").  So a packet that is lost has
+// one reason, and counts once; one that was merged counts as the packets that came.
 import Synchronization
 import Virtqueue
 
@@ -62,10 +67,13 @@ package struct Counter: ~Copyable, Sendable {
   package var current: UInt64 { value.load(ordering: .relaxed) }
 }
 
-/// The counters of one ring; they outlive the connections that run it.
+/// The counters of one ring, or those of a port queue: what its frames met before a ring took them.
+/// They outlive the connections that run it.
 package final class RingCounters: Sendable {
   package init() {}
 
+  /// Transmit: chains that were taken out of the available ring.
+  package let chains = Counter()
   package let packets = Counter()
   package let bytes = Counter()
   package let calls = Counter()
@@ -73,11 +81,15 @@ package final class RingCounters: Sendable {
   package let malformedBuffers = Counter()
   /// Times that the ring was found impossible, when it was to start or while it ran.
   package let ringFaults = Counter()
-  /// What packets that were to be cut became.
+  /// Packets that were cut, and what they became.
+  package let cut = Counter()
   package let segments = Counter()
-  /// Received packets that were made by merging, and what they were made of.
+  /// Received packets that were made by merging and delivered so, and what they were made of.
   package let merged = Counter()
   package let mergedSegments = Counter()
+  /// Packets that a port queue's worker has taken from it and keeps for guest buffers; it goes up and
+  /// down.
+  package let waiting = Counter()
   private let dropCounters: [11 of Counter] = [
     Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), Counter(), Counter(),
     Counter(), Counter(), Counter(),
@@ -95,12 +107,22 @@ package final class RingCounters: Sendable {
     DropReason.allCases.filter { dropped($0) > 0 }.map { "dropped_\($0.name) \(dropped($0))" }
   }
 
+  /// What is printed of a port queue: the drops that happened, and what waits.
+  package var feedSummary: [String] {
+    drops + (waiting.current > 0 ? ["waiting \(waiting.current)"] : [])
+  }
+
   /// "packets 12, bytes 840, calls 3" and the drops that happened.
   package var summary: String {
     var parts = ["packets \(packets.current)", "bytes \(bytes.current)", "calls \(calls.current)"]
-    if segments.current > 0 { parts.append("segments \(segments.current)") }
+    if chains.current > 0 { parts.insert("chains \(chains.current)", at: 0) }
+    if cut.current > 0 {
+      parts.append("cut \(cut.current)")
+      parts.append("segments \(segments.current)")
+    }
     if merged.current > 0 {
-      parts.append("merged \(merged.current), merged_segments \(mergedSegments.current)")
+      parts.append("merged \(merged.current)")
+      parts.append("merged_segments \(mergedSegments.current)")
     }
     parts += drops
     if malformedBuffers.current > 0 {
@@ -121,5 +143,16 @@ package final class WorkerCounters: Sendable {
   /// The number that it was last asked to show, if it reads its messages.
   package let sign = Counter()
 
-  package var summary: String { "idle_ns \(idleTime.current), sleeps \(sleeps.current)" }
+  /// Frames of our own that were given to a port, and those that found no room: announcements.
+  package let announcements = Counter()
+  package let droppedAnnouncements = Counter()
+
+  package var summary: String {
+    var parts = ["idle_ns \(idleTime.current)", "sleeps \(sleeps.current)"]
+    if announcements.current > 0 { parts.append("announcements \(announcements.current)") }
+    if droppedAnnouncements.current > 0 {
+      parts.append("dropped_announcements \(droppedAnnouncements.current)")
+    }
+    return parts.joined(separator: ", ")
+  }
 }

@@ -14,13 +14,12 @@ import Packet
 public final class NetDevice: Device {
   let port: any HostPort
   let queues: [any HostPortQueue]
-  private let workers: [WorkerThread]
-  private let counters: [RingCounters]
-  /// By port queue: what its frames met that no ring took.  Its own pair's receive ring counts them
-  /// if it has one.
-  private let feedCounters: [RingCounters]
+  let workers: [WorkerThread]
+  let counters: [RingCounters]
+  /// By port queue: what its frames met before a ring took them.
+  let feedCounters: [RingCounters]
   /// A worker has answered; for one question at a time.
-  private let answered: EventDescriptor
+  let answered: EventDescriptor
   let log: @Sendable (String) -> Void
   /// Configuration space and control queue, for front-ends that forward them.
   let control: ControlPlane?
@@ -38,9 +37,9 @@ public final class NetDevice: Device {
   private(set) var guestOffloads = VirtioFeatures.guestOffloads
   /// Why rings do not run, as it was logged.
   private var refusals: [Int: String] = [:]
-  private let placement: Placement
+  let placement: Placement
   private let offloads: Set<Offload>
-  private var places: [Placement.Place]
+  private(set) var places: [Placement.Place]
   /// Between `willChangeRings` and `didChangeRings`.
   private var isChanging = false
 
@@ -93,7 +92,7 @@ public final class NetDevice: Device {
     self.queues = queues
     let counters = (0..<2 * queuePairs).map { _ in RingCounters() }
     self.counters = counters
-    feedCounters = (0..<portQueues).map { $0 < queuePairs ? counters[2 * $0] : RingCounters() }
+    feedCounters = (0..<portQueues).map { _ in RingCounters() }
     let placement = Placement(
       pairs: queuePairs, portQueues: portQueues,
       workers: cpus.isEmpty ? queuePairs : cpus.count)
@@ -302,31 +301,6 @@ public final class NetDevice: Device {
     let reply = Reply<Answer>(signalling: answered)
     workers[worker].post(message(reply))
     return reply.wait()
-  }
-
-  // MARK: counters
-
-  /// What happened so far, a line per ring, per port queue and per worker.
-  public var counterReport: String {
-    var lines: [String] = []
-    for pair in 0..<queuePairCount {
-      lines.append("receive \(pair): \(counters[2 * pair].summary)")
-      lines.append("transmit \(pair): \(counters[2 * pair + 1].summary)")
-    }
-    if let faults = control?.ringFaults, faults > 0 {
-      lines.append("control queue: ring_faults \(faults)")
-    }
-    for (index, queue) in queues.enumerated() {
-      var parts = index < queuePairCount ? [] : feedCounters[index].drops
-      parts += queue.statistics.counters.map { "\($0.name) \($0.value)" }
-      if !parts.isEmpty {
-        lines.append("\(port.name) queue \(index): \(parts.joined(separator: ", "))")
-      }
-    }
-    for (index, worker) in workers.enumerated() {
-      lines.append("worker \(index): \(worker.counters.summary)")
-    }
-    return lines.joined(separator: "\n")
   }
 
   /// What each port queue really got.

@@ -32,8 +32,7 @@ package final class ReceiveFeed {
   package static let patience: UInt64 = 100
 
   /// - Parameters:
-  ///   - counters: of the receive ring of the port queue's own pair; they count frames that no
-  ///     ring took.
+  ///   - counters: of the port queue: of frames that no ring took, and those that wait.
   ///   - filter: of the worker: which frames the guest wants at all.
   ///   - idleSince: when frames last went anywhere (`MonotonicClock`); 0: never.
   package init(
@@ -106,6 +105,7 @@ package final class ReceiveFeed {
       // Before the call: the fill ring must not run dry while the guest is woken.
       port.recycle(held)
       state.value.isStalled = false
+      if counters.waiting.current > 0 { countWaiting() }
     } else {
       stall(after: done)
     }
@@ -115,9 +115,13 @@ package final class ReceiveFeed {
 
   /// The guest's wishes have changed: frames that wait were let in by the former ones.
   package func siftHeld() {
-    guard !filter.passesAll, sift(held) > 0, held.count == 0 else { return }
-    state.value.isStalled = false
+    guard !filter.passesAll, sift(held) > 0 else { return }
+    countWaiting()
+    if held.count == 0 { state.value.isStalled = false }
   }
+
+  @inline(never)
+  private func countWaiting() { counters.waiting.set(UInt64(held.packetCount)) }
 
   /// Frames that wait are not merged any more, nor marked as verified: who gets them may not take
   /// that.
@@ -136,16 +140,24 @@ package final class ReceiveFeed {
 
   private func stall(after done: Int) {
     // A guest that is slow is left in peace; the patience is for one that gives nothing.
-    if !isStalled || done > 0 { state.value.shedAt = MonotonicClock.milliseconds }
+    guard !isStalled || done > 0 else { return }
+    state.value.shedAt = MonotonicClock.milliseconds
     state.value.isStalled = true
-    guard done > 0 else { return }
-    for i in 0..<done { unsafe spare.append(held[i]) }
-    port.recycle(spare)
-    held.removeFirst(done)
+    if done > 0 {
+      for i in 0..<done { unsafe spare.append(held[i]) }
+      port.recycle(spare)
+      held.removeFirst(done)
+    }
+    countWaiting()
   }
 
   /// Replaces waiting frames by newer ones when they have waited long enough.
   package func shedIfDue() {
+    shed()
+    if isStalled { countWaiting() }
+  }
+
+  private func shed() {
     let now = MonotonicClock.milliseconds
     guard isStalled, !port.isAlwaysReadable, now &- state.value.shedAt >= ReceiveFeed.patience
     else { return }
@@ -179,11 +191,14 @@ package final class ReceiveFeed {
   package func release() {
     counters.drop(.noGuest, held.packetCount)
     port.recycle(held)
+    countWaiting()
     route(to: nil)
   }
 
   /// Drops everything that waits, here and in the port.
   private func drain(_ reason: DropReason) {
+    state.value.isStalled = false
+    defer { countWaiting() }
     for _ in 0..<64 {
       if held.count > 0 {
         counters.drop(reason, held.packetCount)

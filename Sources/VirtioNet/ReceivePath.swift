@@ -80,10 +80,7 @@ package final class ReceivePath {
   /// Merges what may be merged for this driver.
   @inline(__always)
   func merge(_ batch: borrowing FrameBatch, by coalescer: borrowing Coalescer) {
-    let outcome = coalescer.merge(batch, state.value.kinds, most: state.value.mostMerged)
-    guard outcome.merged > 0 else { return }
-    counters.merged.add(outcome.merged)
-    counters.mergedSegments.add(outcome.segments)
+    _ = coalescer.merge(batch, state.value.kinds, most: state.value.mostMerged)
   }
 
   /// A packet of so many was too large for the buffers that there are.
@@ -147,7 +144,12 @@ package final class ReceivePath {
       case .placed:
         delivered &+= 1
         bytes &+= length
-        if isMerged { raiseMost(end &- done) }
+        if isMerged {
+          raiseMost(end &- done)
+          // Not before: one that finds no room is taken apart again.
+          counters.merged.add(1)
+          counters.mergedSegments.add(end &- done)
+        }
       case .dropped:
         if isMerged {
           Coalescer.split(batch, from: done, to: end)

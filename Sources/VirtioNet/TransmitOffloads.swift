@@ -122,6 +122,7 @@ extension TransmitPath {
     for number in 0..<plan.count {
       index &+= writeSegment(number, of: plan, toFrame: index, room: room)
     }
+    counters.cut.add(1)
     counters.segments.add(plan.count)
     return index &- first
   }

@@ -166,6 +166,7 @@ package final class TransmitPath {
     queue.take(to: position)
     port.transmit(batch, count: filled)
     queue.publish()
+    counters.chains.add(chains)
     counters.packets.add(packets)
     counters.bytes.add(bytes)
     if queue.callIfNeeded() { counters.calls.add(1) }
@@ -312,6 +313,7 @@ package final class TransmitPath {
     }
     queue.take(to: position)
     queue.publish()
+    counters.chains.add(chains)
     counters.drop(.ringDisabled, chains)
     if queue.callIfNeeded() { counters.calls.add(1) }
     return chains

@@ -42,6 +42,8 @@ package enum WorkerMessage: Sendable {
   /// Of the offloads on receive that were negotiated, only these are wanted from now on.
   case offloads(VirtioFeatures, Reply<Bool>)
   case send([UInt8], port: Int)
+  /// Reads counters between two turns, when they add up.
+  case read(@Sendable () -> [CounterPart: String], Reply<[CounterPart: String]>)
   /// Shows the number as a sign of life.
   case showSign(UInt64)
   case end
@@ -268,6 +270,7 @@ package final class Worker {
       reply.fulfil(true)
     case .send(let bytes, let port):
       send(bytes, port)
+    case .read(let counters, let reply): reply.fulfil(counters())
     case .showSign(let number): counters.sign.set(number)
     case .end:
       isRunning = false
@@ -341,8 +344,10 @@ package final class Worker {
     feed.port.reserve(1, into: batch)
     guard batch.count == 1, unsafe bytes.count <= Int(batch[0].length) else {
       feed.port.transmit(batch, count: 0)
+      counters.droppedAnnouncements.add(1)
       return
     }
+    counters.announcements.add(1)
     unsafe bytes.withUnsafeBytes {
       unsafe batch[0].data.copyMemory(from: $0.baseAddress!, byteCount: $0.count)
     }
