@@ -186,6 +186,7 @@ public final class BackEnd {
     dropLog()
     negotiate([])
     device.reset()
+    device.frontEndLeft()
     inflight = nil
     lentInflightFile = nil
     channel = nil

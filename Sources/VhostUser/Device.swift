@@ -21,6 +21,9 @@ public protocol Device: AnyObject {
   /// The driver has reset the device, or its front-end has left: nothing that a driver configured
   /// is left.  All rings are stopped.
   func reset()
+  /// The session is over: what still waits for its guest must not reach the next one's.  All rings are
+  /// stopped.
+  func frontEndLeft()
   /// SET_FEATURES came while no ring is set up: another driver may begin, and front-ends that know
   /// no reset say no more than this.
   func driverMayBegin()
@@ -60,6 +63,7 @@ extension Device {
   public var ringCount: Int { 2 * queuePairCount }
   public var offeredProtocolFeatures: ProtocolFeatures { .offered }
   public func reset() {}
+  public func frontEndLeft() {}
   public func driverMayBegin() {}
   public func readConfiguration(at offset: Int, count: Int) -> [UInt8]? { nil }
   public func writeConfiguration(at offset: Int, _ bytes: [UInt8], restoring: Bool) -> Bool {

@@ -274,6 +274,11 @@ public final class NetDevice: Device {
     askToAnnounce()
   }
 
+  public func frontEndLeft() {
+    // Before any ring of the next one: messages are read in order.
+    for worker in workers { worker.post(.forget) }
+  }
+
   // MARK: placement
 
   /// Puts every port queue where its frames are wanted.

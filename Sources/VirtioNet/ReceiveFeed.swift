@@ -80,6 +80,13 @@ package final class ReceiveFeed {
     state.value.shedAt = now
   }
 
+  /// The front-end has left: what waits, here and in the port, was for its guest, and so is what comes
+  /// before the next one is there.
+  package func forget() {
+    drain(.noGuest)
+    state.value.idleSince = 0
+  }
+
   /// Moves at most one batch to the guest.  Returns how many frames were done with.
   @inline(__always)
   package func turn() -> Int {

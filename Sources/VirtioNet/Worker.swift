@@ -42,6 +42,8 @@ package enum WorkerMessage: Sendable {
   /// Of the offloads on receive that were negotiated, only these are wanted from now on.
   case offloads(VirtioFeatures, Reply<Bool>)
   case send([UInt8], port: Int)
+  /// The front-end has left: what waits for its guest is dropped.
+  case forget
   /// Reads counters between two turns, when they add up.
   case read(@Sendable () -> [CounterPart: String], Reply<[CounterPart: String]>)
   /// Shows the number as a sign of life.
@@ -270,6 +272,7 @@ package final class Worker {
       reply.fulfil(true)
     case .send(let bytes, let port):
       send(bytes, port)
+    case .forget: feeds.forEach { $0.forget() }
     case .read(let counters, let reply): reply.fulfil(counters())
     case .showSign(let number): counters.sign.set(number)
     case .end:

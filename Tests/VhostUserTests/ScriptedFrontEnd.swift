@@ -38,6 +38,7 @@ final class RecordingDevice: Device {
   /// Nil: no configuration space, and no control queue.
   var configuration: [UInt8]?
   private(set) var resets = 0
+  private(set) var departures = 0
   /// What goes to another host; `refusesState`: nothing comes from there.
   var state: [UInt8] = []
   var refusesState = false
@@ -79,6 +80,10 @@ final class RecordingDevice: Device {
   }
 
   func reset() { resets += 1 }
+  func frontEndLeft() {
+    precondition(running.isEmpty, "rings run")
+    departures += 1
+  }
   func driverMayBegin() { beginnings += 1 }
   func saveState() -> [UInt8] { state }
   func restoreState(_ state: [UInt8]) throws(DeviceStateError) {

@@ -49,6 +49,23 @@ struct SessionTests {
     #expect(front.warnings == [])
   }
 
+  @Test("the device is told once that a front-end has left, however it went, and of no reset")
+  func departure() throws {
+    let front = try ScriptedFrontEnd()
+    try front.write(MessageHeader(request: 34, size: 0).bytes)  // RESET_DEVICE
+    front.run()
+    #expect(front.device.departures == 0)
+    front.hangUp()
+    front.run()
+    front.back.end()
+    #expect(front.device.departures == 1)
+    let rude = try ScriptedFrontEnd()
+    try rude.write([1, 2, 3])
+    rude.hangUp()
+    rude.run()
+    #expect(rude.device.departures == 1)
+  }
+
   @Test("a front-end that leaves between messages closes, inside one it fails")
   func leaving() throws {
     let polite = try ScriptedFrontEnd()

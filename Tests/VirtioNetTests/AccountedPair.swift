@@ -82,6 +82,7 @@ final class AccountedPair {
     case 3: setOffloads()
     case 4: try disturb(Int.random(in: 0...3, using: &generator))
     case 5: scripted?.refuse(Int.random(in: 0...5, using: &generator))
+    case 6: feed.forget()
     case 7: if generator.once(in: 3) { feed.release() }
     case 8: scripted?.complete(Int.random(in: 0...largestBurst, using: &generator))
     case 9:
