@@ -48,7 +48,8 @@ struct Daemon {
     return Dictionary(all.map { ($0.name, $0.value) }, uniquingKeysWith: +).filter { $0.value > 0 }
   }
 
-  private func counters() throws -> [(line: String, name: String, value: Int)] {
+  /// All of them, with the lines that they are in.
+  func counters() throws -> [(line: String, name: String, value: Int)] {
     let before = process.output.utf8.count
     process.send(SIGUSR1)
     var length = before
