@@ -140,7 +140,8 @@ struct IommuTests {
         return guest.takeTransmitted() == [frame(60)]
       })
     // The port has a packet before the ring has counted it.
-    let counted = "transmit 0: packets 1, bytes 60, calls 2, dropped_malformed_chain 1"
+    let counted =
+      "transmit 0: chains 2, packets 1, bytes 60, calls 2, dropped_malformed_chain 1"
     #expect(eventually { guest.counters().contains(counted) }, "\(guest.counters())")
     #expect(
       guest.log.contains { $0.contains("no translation to read I/O virtual address 0x12345000") },
