@@ -104,6 +104,9 @@ public protocol HostPortQueue: AnyObject, Sendable {
   ///   - isRepeatable: no harm is done if parts of it leave twice.
   func sendUncut(_ packet: borrowing GatheredPacket, isRepeatable: Bool) -> BulkOutcome
 
+  /// Counts the frames that are with nobody, for `statistics`, which any thread may ask for.
+  func countFrames()
+
   var statistics: PortStatistics { get }
 }
 
@@ -111,6 +114,7 @@ extension HostPortQueue {
   public var fillsChecksums: Bool { false }
   public var hasFramesWaiting: Bool { isAlwaysReadable }
   public var bulkLane: BulkLane? { nil }
+  public func countFrames() {}
   public func sendUncut(_ packet: borrowing GatheredPacket, isRepeatable: Bool) -> BulkOutcome {
     .cut
   }

@@ -26,6 +26,7 @@ extension XDPQueue {
       ("invalid_frames", value(invalidFrames)),
       ("wakeup_failed", value(wakeUpFailed)),
       ("stray_addresses", value(strays)),
+      ("frames_in_use", value(framesInUse)),
     ]
     return PortStatistics(counters: counters + laneCounters)
   }

@@ -51,6 +51,7 @@ final class XDPQueue: HostPortQueue {
   let strays = Atomic<UInt64>(0)
   let strayPackets = Atomic<UInt64>(0)
   let tooLong = Atomic<UInt64>(0)
+  let framesInUse = Atomic<UInt64>(0)
   let bulkPackets = Atomic<UInt64>(0)
   let bulkFrames = Atomic<UInt64>(0)
   let bulkWaiting = Atomic<UInt64>(0)
@@ -357,5 +358,16 @@ final class XDPQueue: HostPortQueue {
   @inline(__always)
   func count(_ counter: borrowing Atomic<UInt64>, _ events: Int) {
     counter.store(counter.load(ordering: .relaxed) &+ UInt64(events), ordering: .relaxed)
+  }
+
+  /// At rest a frame is in a free list or in the fill ring.
+  func countFrames() {
+    let stray = socket.rings.value.reap()
+    if stray > 0 { count(strays, stray) }
+    let free =
+      socket.rings.value.receiveFrames.count &+ Int(socket.rings.value.fill.pending)
+      &+ socket.rings.value.transmitFrames.count
+    let inUse = socket.memory.geometry.count &- free
+    framesInUse.store(UInt64(max(inUse, 0)), ordering: .relaxed)
   }
 }

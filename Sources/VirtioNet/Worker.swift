@@ -273,7 +273,9 @@ package final class Worker {
     case .send(let bytes, let port):
       send(bytes, port)
     case .forget: feeds.forEach { $0.forget() }
-    case .read(let counters, let reply): reply.fulfil(counters())
+    case .read(let counters, let reply):
+      feeds.forEach { $0.port.countFrames() }
+      reply.fulfil(counters())
     case .showSign(let number): counters.sign.set(number)
     case .end:
       isRunning = false

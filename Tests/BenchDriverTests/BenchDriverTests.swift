@@ -66,6 +66,22 @@ struct BenchDriverTests {
     guest.stop()
   }
 
+  @Test(
+    "rings stop and start where they were, under traffic, by either request", arguments: [1, 2],
+    [[], ["--packed"], ["--no-event-idx", "--queue-size=8"]])
+  func churn(queues: Int, arguments: [String]) throws {
+    let backEnd = try BackEndThread("churn\(queues)\(arguments.joined())", pairs: queues)
+    let command = try ChurnCommand.parse(
+      ["--socket=\(backEnd.path)", "--queues=\(queues)", "--restarts=80"] + arguments)
+    let counts =
+      command.device.backEnd.packed
+      ? try command.course(PackedPollingRing.self) : try command.course(SplitPollingRing.self)
+    backEnd.join()
+    #expect(counts.connections == 1 && counts.restarts == 80)
+    #expect(counts.sent > 80 && counts.cameBack > 0 && counts.cameBack <= counts.sent)
+    #expect(counts.received == 0 && counts.unknown == 0)
+  }
+
   @Test("nobody at the socket is told with the socket and the remedy")
   func nobody() throws {
     let error = #expect(throws: BenchError.self) {

@@ -189,11 +189,16 @@ public final class FrontEnd: Sendable {
 
   /// Stops the ring; the answer is the next avail index.
   public func vringBase(_ index: Int) throws(FrontEndError) -> UInt16 {
+    UInt16(truncatingIfNeeded: try vringPosition(index))
+  }
+
+  /// Stops the ring; the answer is what SET_VRING_BASE takes, of either format.
+  public func vringPosition(_ index: Int) throws(FrontEndError) -> UInt32 {
     let reply = try ask(.getVringBase, FrontEnd.vringState(index, 0))
     guard reply.integer(at: 0, as: UInt32.self) == UInt32(index) else {
       throw .badReply(request: reply.request, flags: reply.flags, size: 8)
     }
-    return UInt16(truncatingIfNeeded: reply.integer(at: 4, as: UInt32.self))
+    return reply.integer(at: 4, as: UInt32.self)
   }
 }
 

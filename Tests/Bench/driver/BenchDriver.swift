@@ -11,7 +11,9 @@ struct BenchDriver: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "bench-driver",
     abstract: "Measures a vhost-user network back-end from the guest's side.",
-    subcommands: [LatencyCommand.self, FloodCommand.self, TapCommand.self])
+    subcommands: [
+      LatencyCommand.self, FloodCommand.self, TapCommand.self, ChurnCommand.self,
+    ])
 }
 
 /// What every command takes: the back-end, and the rings that it is given.

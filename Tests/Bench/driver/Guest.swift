@@ -10,8 +10,8 @@ struct BenchError: Error, CustomStringConvertible {
 }
 
 final class Guest<Ring: PollingRing & ~Copyable> {
-  private let frontEnd: FrontEnd
-  private let ram: GuestRAM
+  let frontEnd: FrontEnd
+  let ram: GuestRAM
   let pairs: [QueuePair<Ring>]
 
   init(_ options: DeviceOptions) throws {
@@ -106,12 +106,13 @@ extension FrontEnd {
   }
 
   /// Gives a ring to the back-end.
+  /// - Parameter base: where it goes on; nil: it is a new one.
   func start(
-    _ ring: Int, size: Int, _ place: RingPlace, in ram: GuestRAM, kick: EventDescriptor,
-    call: EventDescriptor
+    _ ring: Int, size: Int, _ place: RingPlace, base: UInt32? = nil, in ram: GuestRAM,
+    kick: EventDescriptor, call: EventDescriptor
   ) throws {
     try configure(
-      ring, size: size, base: place.base, in: ram, descriptors: place.descriptors,
+      ring, size: size, base: base ?? place.base, in: ram, descriptors: place.descriptors,
       avail: place.avail, used: place.used)
     try setDescriptor(.setVringCall, ring, call.raw)
     try setDescriptor(.setVringKick, ring, kick.raw)

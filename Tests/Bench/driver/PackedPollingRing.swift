@@ -46,6 +46,12 @@ struct PackedPollingRing: PollingRing, ~Copyable {
     unsafe state.value.driverArea.storeRelaxed32(0, 1 << 16)
   }
 
+  /// What comes next of avail and of used, each with its lap's wrap counter.
+  var position: UInt32 {
+    let lap: UInt32 = state.value.returned == 0 ? 0 : 0x8000
+    return (UInt32(truncatingIfNeeded: state.value.usedNext) | lap) &* 0x1_0001
+  }
+
   var free: Int { state.value.size &- state.value.outstanding }
 
   @inline(__always)

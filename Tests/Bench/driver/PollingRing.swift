@@ -29,6 +29,8 @@ protocol PollingRing: ~Copyable {
   init(in ram: GuestRAM, size: Int, writable: Bool, eventIdx: Bool)
 
   var place: RingPlace { get }
+  /// Where a device stands that has returned exactly what was taken back, for SET_VRING_BASE.
+  var position: UInt32 { get }
   /// Descriptors that the device does not hold.
   var free: Int { get }
 

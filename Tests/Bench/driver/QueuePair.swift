@@ -50,6 +50,57 @@ final class QueuePair<Ring: PollingRing & ~Copyable> {
     receiveKick.signal()
   }
 
+  /// Takes a ring back from the back-end, and gives it again where it stopped.
+  ///
+  /// All that the back-end had taken must have come back by then.
+  /// - Returns: chains of the transmit ring that came back meanwhile, frames that were received.
+  func restart(
+    transmits: Bool, _ frontEnd: FrontEnd, _ ram: GuestRAM
+  ) throws -> (sent: Int, received: Received) {
+    let ring = 2 * index + (transmits ? 1 : 0)
+    let base = try frontEnd.vringPosition(ring)
+    let sent = transmits ? reap() : 0
+    let received = transmits ? Received() : takeReceived()
+    let position = transmits ? transmit.position : receive.position
+    guard base == position else {
+      throw BenchError("ring \(ring) stopped at \(base), where the used ring says \(position)")
+    }
+    let (place, kick) =
+      transmits ? (transmit.place, transmitKick) : (receive.place, receiveKick)
+    try frontEnd.start(ring, size: size, place, base: base, in: ram, kick: kick, call: call)
+    kick.signal()
+    return (sent, received)
+  }
+
+  /// What was received: frames of this driver, which came back, and others.
+  struct Received {
+    var own = 0
+    var others = 0
+
+    static func += (sum: inout Received, more: Received) {
+      sum.own += more.own
+      sum.others += more.others
+    }
+  }
+
+  /// Takes whatever was received, and gives the buffers again.
+  func takeReceived() -> Received {
+    var received = Received()
+    while true {
+      let length = receive.used()
+      guard length >= 0 else { return received }
+      if unsafe template.number(of: receiveBuffers.take().bytes, length: length) != nil {
+        received.own += 1
+      } else {
+        received.others += 1
+      }
+      replenish()
+    }
+  }
+
+  /// Frames that the back-end was given and that have not come back.
+  var underWay: Int { size - transmit.free }
+
   /// Kicks so far.
   var kicks: Int { kickCount.value }
 

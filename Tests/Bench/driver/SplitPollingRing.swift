@@ -38,6 +38,8 @@ struct SplitPollingRing: PollingRing, ~Copyable {
     unsafe state.value.avail.storeRelaxed16(4 + 2 * size, .max)
   }
 
+  var position: UInt32 { UInt32(state.value.usedIndex) }
+
   var free: Int { state.value.size &- Int(state.value.availIndex &- state.value.usedIndex) }
 
   @inline(__always)
