@@ -126,13 +126,20 @@ struct AttachedProgram {
         + "which is left alone; \(remedy), or choose another interface")
   }
 
+  /// The kernel's number of a loaded program; nil if it does not tell.
+  static func id(of program: CInt) -> UInt32? { information(on: program)?.id }
+
+  private static func information(on program: CInt) -> bpf_prog_info? {
+    var information = bpf_prog_info()
+    var length = UInt32(MemoryLayout<bpf_prog_info>.size)
+    return unsafe bpf_obj_get_info_by_fd(program, &information, &length) == 0 ? information : nil
+  }
+
   private static func name(of id: UInt32) -> String {
     let raw = bpf_prog_get_fd_by_id(id)
     guard raw >= 0 else { return "" }
     let program = OwnedDescriptor(adopting: raw)
-    var information = bpf_prog_info()
-    var length = UInt32(MemoryLayout<bpf_prog_info>.size)
-    guard unsafe bpf_obj_get_info_by_fd(program.raw, &information, &length) == 0 else { return "" }
+    guard var information = information(on: program.raw) else { return "" }
     return unsafe withUnsafePointer(to: &information.name) {
       unsafe $0.withMemoryRebound(to: CChar.self, capacity: 16) { unsafe String(cString: $0) }
     }

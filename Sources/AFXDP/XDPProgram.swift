@@ -23,6 +23,8 @@ public final class XDPProgram: Sendable {
   public var skbReason: String? { link.skbReason }
   /// Packets of several buffers go through it.
   public let takesFragments: Bool
+  /// The kernel's number of it; nil if it does not tell.
+  public let id: Int?
 
   /// Loads the program, unless that has been done, and attaches it.
   /// - Parameters:
@@ -42,6 +44,7 @@ public final class XDPProgram: Sendable {
     let loaded = try XDPProgram.load(interface, steering, queues, grant)
     takesFragments = loaded.takesFragments
     let program = loaded.program.raw
+    id = AttachedProgram.id(of: program).map(Int.init)
     if case .addresses(let addresses) = steering {
       for address in addresses {
         try XDPProgram.add(address, to: loaded.maps, of: interface)

@@ -55,6 +55,9 @@ public final class XDPPort: HostPort {
   private let framesPerPacket: Int
   private let gate = LaneGate()
 
+  /// The kernel's number of the steering program; nil if it does not tell.
+  public var programID: Int? { program.id }
+
   /// Attaches the steering program; no socket is open yet, so the kernel still gets every frame.
   public init(_ options: XDPPortOptions) throws(PortError) {
     let name = options.interface.name

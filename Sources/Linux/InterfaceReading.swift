@@ -175,6 +175,8 @@ struct Link {
   var receiveQueues: Int
   /// An XDP program is attached, in whatever mode.
   var runsXDP: Bool
+  /// The kernel's numbers of them.
+  var programs: Set<Int>
 
   static func all(
     through netlink: borrowing NetlinkSocket, namespace: Int? = nil
@@ -200,6 +202,10 @@ struct Link {
     receiveQueues = attributes[Int(IFLA_NUM_RX_QUEUES)]?.load(0) ?? 1
     let xdp = attributes[Int(IFLA_XDP)].map { NetlinkMessage.attributes(of: $0) }
     runsXDP = (xdp?[Int(IFLA_XDP_ATTACHED)]?.load(0, bytes: 1) ?? 0) != 0
+    // The only one is in the first, several are by mode.
+    programs = Set(
+      [IFLA_XDP_PROG_ID, IFLA_XDP_DRV_PROG_ID, IFLA_XDP_SKB_PROG_ID, IFLA_XDP_HW_PROG_ID]
+        .compactMap { xdp?[Int($0)]?.load(0) })
   }
 
   var isUp: Bool { flags & Int(IFF_UP) != 0 }
@@ -247,6 +253,12 @@ public struct EthtoolSocket: ~Copyable, Sendable {
     let rows = unsafe clinux_interface_hash_table(descriptor.raw, name, &table, CInt(table.count))
     if rows > 0 { queues.hashed = Set(table.prefix(Int(rows)).map(Int.init)).sorted() }
     return queues
+  }
+
+  /// The queues of interface `name` that packets can arrive on now are numbered below this.
+  public func queueEnd(of name: String) -> Int {
+    let queues = receiveQueues(of: name, allocated: 1)
+    return queues.hashed?.last.map { $0 + 1 } ?? queues.count
   }
 
   func stripsVLAN(_ name: String) -> Bool {

@@ -23,15 +23,16 @@ public enum ProcessSettings {
     return limit.rlim_cur == .max ? nil : UInt64(limit.rlim_cur)
   }
 
-  /// Raises the limit of open files to what the administrator allows: a queue pair takes up to
-  /// eight descriptors.
-  public static func raiseOpenFileLimit() {
+  /// Raises the limit of open files to what the administrator allows.
+  /// - Returns: the limit now.
+  public static func raiseOpenFileLimit() -> Int {
     // RLIMIT_NOFILE is 7 but on Alpha, MIPS and SPARC.
     let resource = __rlimit_resource_t(7)
     var limit = rlimit()
-    guard unsafe getrlimit(resource, &limit) == 0 else { return }
+    guard unsafe getrlimit(resource, &limit) == 0 else { return .max }
     limit.rlim_cur = limit.rlim_max
     _ = unsafe setrlimit(resource, &limit)
+    return unsafe getrlimit(resource, &limit) == 0 ? Int(clamping: limit.rlim_cur) : .max
   }
 
   /// Makes this process one of another user for good: of `group`, and of no other one but those that the

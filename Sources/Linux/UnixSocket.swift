@@ -209,6 +209,7 @@ public enum UnixSocketError: Error, Equatable, Sendable, CustomStringConvertible
     case EPERM where call == "chown":
       "; this user is not in the group, and has no CAP_CHOWN"
     case EACCES, EPERM: "; this user may not write to the directory or the socket"
+    case EMFILE, ENFILE: "; raise the limit of open files (`ulimit -n`, systemd: LimitNOFILE=)"
     case EADDRINUSE: "; another process took the path at this moment"
     default: ""
     }

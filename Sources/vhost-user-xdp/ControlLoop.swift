@@ -47,6 +47,10 @@ struct ControlLoop: ~Copyable {
   private var lastFailure: UnixSocketError?
   private var frontEnds = FrontEndCounters()
   private var hasCarrier: Bool
+  private var watch: InterfaceWatch?
+  /// When to look at the interface next: not every change of it is told.
+  private var lookAt: UInt64 = 0
+  private static let lookInterval: UInt64 = 5000
   // Apart: who is refused must not hide why somebody else was disconnected.
   private let refusals = LogLimit()
   private let disconnections = LogLimit()
@@ -109,6 +113,7 @@ struct ControlLoop: ~Copyable {
     self.allowedUsers = allowedUsers
     hasOneFrontEnd = options.descriptor != nil
     hasCarrier = host.hadCarrier
+    watch = host.watch
     self.host = host
     self.epoll = epoll
     self.device = device
@@ -143,6 +148,7 @@ struct ControlLoop: ~Copyable {
         default: break
         }
       }
+      try lookAtInterface()
       giveSignOfLife()
       if device.mustPollControlQueue { device.serveControlQueue() }
       if device.takeConfigurationNews() { session?.configurationChanged() }
@@ -156,6 +162,7 @@ struct ControlLoop: ~Copyable {
     var waits: [UInt64] = []
     if session == nil, let wait = listener.milliseconds(until: now) { waits.append(wait) }
     if let wait = session?.patience { waits.append(wait) }
+    if host.isInterface { waits.append(lookAt - min(now, lookAt)) }
     if manager.watchdogInterval != nil { waits.append(signOfLifeAt - min(now, signOfLifeAt)) }
     return waits.min().map { Int32(clamping: $0) } ?? -1
   }
@@ -294,23 +301,42 @@ struct ControlLoop: ~Copyable {
   }
 
   private mutating func takeLinkEvents() throws(StartFailure) {
-    let name = host.port.name
-    for event in host.takeEvents() {
-      switch event {
-      case .removed:
-        throw StartFailure("\(name) is gone: it was deleted or moved; create it and start again")
-      case .state(let isUp, let hasCarrier):
-        if let line = host.followInterface() { logger.notice("\(line)") }
-        guard hasCarrier != self.hasCarrier else { continue }
-        self.hasCarrier = hasCarrier
-        device.setCarrier(hasCarrier)
-        if hasCarrier {
-          logger.notice("\(name) has a carrier, packets pass")
-        } else if isUp {
-          logger.warning("\(name) has lost its carrier; no packet passes until it is back")
-        } else {
-          logger.warning("\(name) is down; no packet passes until `ip link set \(name) up`")
+    for event in host.takeEvents() { try take(event) }
+    // An event may be of before the program was attached: what counts is what is there now.
+    lookAt = 0
+  }
+
+  private mutating func lookAtInterface() throws(StartFailure) {
+    guard host.isInterface, now >= lookAt else { return }
+    lookAt = now + ControlLoop.lookInterval
+    guard let event = host.look() else { return }
+    if case .state(let state) = event {
+      for line in try watch?.look(at: state, queueEnd: host.queueEnd) ?? [] {
+        switch line {
+        case .warning(let text): logger.warning("\(text)")
+        case .notice(let text): logger.notice("\(text)")
         }
+      }
+    }
+    try take(event)
+  }
+
+  private mutating func take(_ event: LinkEvents.Event) throws(StartFailure) {
+    let name = host.port.name
+    switch event {
+    case .removed:
+      throw StartFailure("\(name) is gone: it was deleted or moved; create it and start again")
+    case .state(let state):
+      if let line = host.followInterface() { logger.notice("\(line)") }
+      guard state.hasCarrier != hasCarrier else { return }
+      hasCarrier = state.hasCarrier
+      device.setCarrier(hasCarrier)
+      if hasCarrier {
+        logger.notice("\(name) has a carrier, packets pass")
+      } else if state.isUp {
+        logger.warning("\(name) has lost its carrier; no packet passes until it is back")
+      } else {
+        logger.warning("\(name) is down; no packet passes until `ip link set \(name) up`")
       }
     }
   }

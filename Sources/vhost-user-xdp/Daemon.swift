@@ -40,6 +40,16 @@ struct Daemon {
     }
   }
 
+  /// Whether descriptors will do, with those that a front-end sends: libraries do not always say what
+  /// they lack, and a guest that cannot connect is found out late.
+  private static func checkOpenFileLimit(_ limit: Int, _ queuePairs: Int) throws(StartFailure) {
+    let needed = 48 + 12 * queuePairs
+    guard limit < needed else { return }
+    throw StartFailure(
+      "the limit of open files is \(limit), and \(queuePairs) queue pair\(queuePairs == 1 ? "" : "s") "
+        + "take up to \(needed); raise it (`ulimit -Hn`, systemd: LimitNOFILE=)")
+  }
+
   private static func run(_ options: Options) throws(StartFailure) {
     // First: what is opened here would take the numbers of those that are not there.
     let handed = try starting { try HandedDescriptors.ofThisProcess() }
@@ -50,7 +60,7 @@ struct Daemon {
     }
     ProcessSettings.ignoreBrokenPipes()
     ProcessSettings.raiseMemoryLockLimit()
-    ProcessSettings.raiseOpenFileLimit()
+    try checkOpenFileLimit(ProcessSettings.raiseOpenFileLimit(), options.queuePairs)
     let logger = Logger.standardError(level: options.logLevel)
     var loop = try ControlLoop(options, handed, signals, logger)
     try loop.run()

@@ -14,6 +14,8 @@ struct HostSide: ~Copyable {
   let hadCarrier: Bool
   /// For --control-queue.
   let control: ControlOptions?
+  /// To be asked about what becomes of the interface.
+  let watch: InterfaceWatch?
   /// The port, if it is an interface.
   private let interface: XDPPort?
   /// To ask what has changed of it: a sandbox lets nobody make another one.
@@ -57,6 +59,25 @@ struct HostSide: ~Copyable {
     }
   }
 
+  /// Whether there is an interface that somebody may change.
+  var isInterface: Bool { interface != nil }
+
+  /// For `InterfaceWatch`: packets can arrive on the queues below it; nil: that is not known.
+  var queueEnd: Int? {
+    switch ethtool {
+    case .some(let ethtool): ethtool.queueEnd(of: port.name)
+    case nil: nil
+    }
+  }
+
+  /// The state of the interface now, as an event.
+  func look() -> LinkEvents.Event? {
+    switch events {
+    case .some(let events): events.look()
+    case nil: nil
+    }
+  }
+
   /// What happened to the interface since the last call.
   func takeEvents() -> [LinkEvents.Event] {
     switch events {
@@ -84,6 +105,7 @@ struct HostSide: ~Copyable {
   private init(standIn port: any HostPort, _ options: Options, _ logger: Logger) {
     self.port = port
     interface = nil
+    watch = nil
     ethtool = nil
     hadCarrier = true
     control = ControlOptions(options, nil, logger)
@@ -132,6 +154,8 @@ struct HostSide: ~Copyable {
     for note in port.notes { logger.notice("\(note)") }
     self.port = port
     self.interface = port
+    watch = InterfaceWatch(
+      name: name, program: port.programID, mtu: interface.mtu, queues: preflight.queueCount)
     self.ethtool = ethtool
     hadCarrier = interface.hasCarrier
     control = ControlOptions(options, interface, logger)

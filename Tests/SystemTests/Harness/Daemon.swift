@@ -3,6 +3,13 @@ import Glibc
 
 struct Daemon {
   let process: ChildProcess
+  /// Its process: that of `process`, or a child of it.
+  let pid: pid_t
+
+  init(process: ChildProcess, pid: pid_t? = nil) {
+    self.process = process
+    self.pid = pid ?? process.pid
+  }
 
   /// The release binary; BACKEND names another one.
   static let binary: String = {
@@ -11,11 +18,11 @@ struct Daemon {
   }()
 
   /// Its open descriptors.
-  var descriptors: Int { entries(in: "/proc/\(process.pid)/fd") }
+  var descriptors: Int { entries(in: "/proc/\(pid)/fd") }
 
   /// Its mappings of guest memory: shared, of a memfd.
   var guestMappings: Int {
-    contents(of: "/proc/\(process.pid)/maps").split(separator: "\n")
+    contents(of: "/proc/\(pid)/maps").split(separator: "\n")
       .count { $0.contains("/memfd:") || $0.contains("/dev/shm") }
   }
 
@@ -51,7 +58,7 @@ struct Daemon {
   /// All of them, with the lines that they are in.
   func counters() throws -> [(line: String, name: String, value: Int)] {
     let before = process.output.utf8.count
-    process.send(SIGUSR1)
+    if process.isRunning { kill(pid, SIGUSR1) }
     var length = before
     // All lines of one request come at once.
     try eventually(within: 2, "the counters are printed", log: process.log) {
@@ -124,13 +131,8 @@ extension Wire {
 
   /// Attaches an XDP program that passes everything to nic0, as another tool would.
   func attachForeignProgram() throws {
-    try shell(
-      """
-      clang -O2 -target bpf -x c -c -o $BACKEND_DIR/pass.o - <<'END'
-      __attribute__((section("xdp"), used)) int pass(void *context) { return 2; }
-      END
-      ip -n $NETNS_NEAR link set nic0 xdp object $BACKEND_DIR/pass.o section xdp
-      """)
+    try compilePass()
+    try shell("ip -n $NETNS_NEAR link set nic0 xdp object $BACKEND_DIR/pass.o section xdp")
   }
 
   /// The XDP programs in the near namespace; empty if there are none.

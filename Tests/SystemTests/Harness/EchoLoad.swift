@@ -1,0 +1,133 @@
+// Traffic both ways: a driver that sends back what it receives, and a far end that numbers what it
+// sends and counts what comes back.
+import Glibc
+import Testing
+
+/// A steady load from the far end, which goes on whatever happens to the interface.
+struct EchoLoad {
+  struct Status: CustomStringConvertible {
+    var sent = 0
+    var back = 0
+    /// The highest number that came back.
+    var last = 0
+    var description: String { "\(sent) sent, \(back) came back, the last was \(last)" }
+  }
+
+  private let file: String
+  let process: ChildProcess
+
+  init(on wire: Wire, perSecond rate: Int = 2000) throws {
+    file = "\(wire.folder)/load-\(wire.processes.count)"
+    process = try wire.start(
+      ["python3", "-c", EchoLoad.program, file, "\(rate)", "0"], in: .far, name: "load")
+  }
+
+  var status: Status {
+    let words = contents(of: file).split(separator: " ").compactMap { Int($0) }
+    return words.count == 3 ? Status(sent: words[0], back: words[1], last: words[2]) : Status()
+  }
+
+  /// Waits until a frame comes back that has not been sent yet.
+  /// - Returns: how long that took, in seconds.
+  @discardableResult
+  func awaitEcho(
+    within seconds: Double = 15, _ occasion: String, log: String? = nil
+  ) throws -> Double {
+    let begin = now()
+    let sent = status.sent
+    try eventually(within: seconds, "traffic flows after \(occasion) (\(status))", log: log) {
+      status.last > sent
+    }
+    return now() - begin
+  }
+
+  func end() { process.end() }
+
+  // A port that has gone is opened again; what cannot be sent is not counted.
+  fileprivate static let program = """
+    import os, select, socket, struct, sys, time
+    name, rate, most = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    status = os.open(name, os.O_CREAT | os.O_WRONLY, 0o600)
+    sent = back = last = 0
+    mark = os.urandom(8)
+    head = b'\\xff' * 6 + b'\\x02\\0\\0\\0\\0\\x77' + b'\\x88\\xb5' + mark
+    port = None
+    begin = heard = time.monotonic()
+    due = begin
+    written = 0
+    while True:
+        now = time.monotonic()
+        if port is None:
+            port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b5))
+            port.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+            port.setblocking(False)
+            try:
+                port.bind(('peer0', 0x88b5))
+            except OSError:
+                port.close()
+                port = None
+                time.sleep(0.005)
+                due = time.monotonic()
+                continue
+        try:
+            due = max(due, now - 0.02)
+            while due <= now and not 0 < most <= sent:
+                port.send(head + struct.pack('!Q', sent + 1) + bytes(100))
+                sent += 1
+                due += 1 / rate
+            heard = max(heard, now) if not 0 < most <= sent else heard
+            while True:
+                data, address = port.recvfrom(2048)
+                if address[2] != socket.PACKET_OUTGOING and data[14:22] == mark:
+                    back += 1
+                    last = max(last, struct.unpack('!Q', data[22:30])[0])
+                    heard = time.monotonic()
+        except BlockingIOError:
+            pass
+        except OSError:
+            port.close()
+            port = None
+        if now - written > 0.005:
+            os.pwrite(status, b'%d %d %d ' % (sent, back, last), 0)
+            written = now
+        if 0 < most <= sent and (back >= most or now - heard > 0.7):
+            print(sent, back, flush=True)
+            sys.exit()
+        if port is not None:
+            select.select([port], [], [], max(0, min(due - time.monotonic(), 0.005)))
+    """
+}
+
+extension Wire {
+  /// Sends numbered frames from the far end.
+  /// - Returns: how many of them came back.
+  func exchange(_ count: Int, perSecond rate: Int = 2000) throws -> Int {
+    let name = "\(folder)/exchange-\(processes.count)"
+    let child = try start(
+      ["python3", "-c", EchoLoad.program, name, "\(rate)", "\(count)"], in: .far, name: "exchange")
+    guard try child.wait(within: 30) == .exited(0) else { throw HarnessError(child.output) }
+    let numbers = child.output.split(whereSeparator: \.isWhitespace).compactMap { Int($0) }
+    guard numbers.count == 2, numbers[0] == count else { throw HarnessError(child.output) }
+    return numbers[1]
+  }
+
+  /// Expects all of an exchange back.
+  func expectExchange(location: SourceLocation = #_sourceLocation) throws {
+    let back = try exchange(500)
+    #expect(back == 500, "of 500 frames", sourceLocation: location)
+  }
+
+  /// A driver that sends back what it receives, behind the daemon's socket.
+  ///
+  /// Its rings hold all of an exchange, so that nothing depends on when it runs.
+  func startEcho(queues: Int = 1) throws -> Testpmd {
+    let driver = try startTestpmd(
+      "io", device: "queues=\(queues),queue_size=1024", options: Wire.echoOptions(queues: queues))
+    try driver.start()
+    return driver
+  }
+
+  static func echoOptions(queues: Int = 1) -> [String] {
+    ["--rxq=\(queues)", "--txq=\(queues)", "--rxd=1024", "--txd=1024"]
+  }
+}

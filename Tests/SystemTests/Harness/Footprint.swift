@@ -1,0 +1,61 @@
+// What a daemon holds: the measure of every fault. Whatever happened, afterwards it is what it was.
+import Glibc
+import Testing
+
+struct Footprint: CustomStringConvertible {
+  var descriptors: Int
+  var mappings: Int
+  var threads: Int
+  /// Frames that are with the kernel, in a ring or on their way.
+  var framesInUse: Int
+  /// Of its own, in KiB: guest memory becomes resident as the guest uses it.
+  var resident: Int
+
+  /// Of the allocator, not of a leak: a fault that leaked a page for each of a thousand rounds
+  /// would be twice as much.
+  static let residentSlack = 2048
+
+  func isBack(to before: Footprint, otherMappings: Int = 0) -> Bool {
+    descriptors == before.descriptors && threads == before.threads
+      && abs(mappings - before.mappings) <= otherMappings
+      && framesInUse <= before.framesInUse && resident <= before.resident + Footprint.residentSlack
+  }
+
+  var description: String {
+    "\(descriptors) descriptors, \(mappings) mappings, \(threads) threads, "
+      + "\(framesInUse) frames in use, \(resident) KiB"
+  }
+}
+
+extension Daemon {
+  /// To be asked for while no packet moves.
+  var footprint: Footprint {
+    get throws {
+      let folder = "/proc/\(pid)"
+      let status = contents(of: folder + "/status").split(separator: "\n")
+      let resident = status.first { $0.hasPrefix("RssAnon:") }?.split(separator: " ").dropFirst().first
+      return Footprint(
+        descriptors: descriptors,
+        mappings: contents(of: folder + "/maps").utf8.count { $0 == UInt8(ascii: "\n") },
+        threads: entries(in: folder + "/task"), framesInUse: try counter("frames_in_use"),
+        resident: resident.flatMap { Int($0) } ?? 0)
+    }
+  }
+
+  /// Waits until it holds what it held before, and no more.
+  /// - Parameter otherMappings: how many more or fewer mappings are no matter.
+  func expectFootprint(
+    _ before: Footprint, within seconds: Double = 10, _ occasion: String, otherMappings: Int = 0,
+    location: SourceLocation = #_sourceLocation
+  ) throws {
+    var last = before
+    do {
+      try eventually(within: seconds, "\(before) again after \(occasion)") {
+        last = try footprint
+        return last.isBack(to: before, otherMappings: otherMappings)
+      }
+    } catch {
+      Issue.record("after \(occasion): \(last), before: \(before)", sourceLocation: location)
+    }
+  }
+}
