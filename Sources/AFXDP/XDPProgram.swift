@@ -33,7 +33,7 @@ public final class XDPProgram: Sendable {
   ///   - grant: has the program loaded, for this steering and these queues.
   public init(
     interface: XDPInterface, steering: Steering, queues: Int, mode: XDPModeChoice,
-    patience: Int = 300, grant: XDPGrant? = nil
+    patience: Int = 2000, grant: XDPGrant? = nil
   ) throws(XDPProgramError) {
     var waited = 0
     while let present = AttachedProgram(on: interface) {

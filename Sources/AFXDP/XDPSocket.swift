@@ -4,8 +4,9 @@
 // that the first packet finds a frame, then bind.  Bind decides between zero-copy and copy; what
 // was really got is asked for afterwards.
 //
-// A queue stays taken for 10 to 35 ms after its owner was killed (the kernel frees the buffer pool
-// from a work queue), so EBUSY is tried again for a while, slowly: each try allocates a whole pool.
+// A queue stays taken for 10 to 35 ms after its owner was killed, on a busy machine for some hundred (the
+// kernel frees the buffer pool from a work queue), so EBUSY is tried again for a while, slowly: each
+// try allocates a whole pool.
 import CLinux
 import Glibc
 public import Linux
@@ -67,7 +68,7 @@ public struct XDPRingSizes: Equatable, Sendable {
 
 public struct XDPSocket: ~Copyable, Sendable {
   /// How long a busy queue is tried again, in milliseconds.
-  static let busyPatience = 300
+  static let busyPatience = 2000
   /// Packets that one wake-up sends, where the kernel lets us say (since 6.17; else 32).
   static let transmitBudget: UInt32 = 256
   /// Bytes that may be on their way through the device at once; the default of about 200 KiB
@@ -232,7 +233,7 @@ extension XDPSocket {
     var address = sockaddr_xdp(
       sxdp_family: UInt16(AF_XDP), sxdp_flags: flags | UInt16(XDP_USE_NEED_WAKEUP),
       sxdp_ifindex: interface.index, sxdp_queue_id: UInt32(queue), sxdp_shared_umem_fd: 0)
-    let pause = 7
+    var pause = 7
     var waited = 0
     while true {
       let result = unsafe withUnsafePointer(to: &address) {
@@ -246,6 +247,7 @@ extension XDPSocket {
       guard error.code == EBUSY, waited < busyPatience else { return error }
       usleep(UInt32(pause) * 1000)
       waited += pause
+      pause = min(2 * pause, 50)
     }
   }
 

@@ -13,7 +13,8 @@ extension SystemTests {
 
     @Test("kill -9 of the daemon, again and again under full load: its successor goes on with the rings")
     func daemonKilled() throws {
-      let driver = try Testpmd(on: wire, "flowgen", device: "server=1")
+      let driver = try Testpmd(
+        on: wire, "flowgen", device: "server=1,queue_size=1024", options: Wire.echoOptions())
       try driver.process.waitFor("waiting for client connection")
       var daemon = try wire.startDaemon("--client")
       try driver.waitUntilReady()
@@ -104,23 +105,28 @@ extension SystemTests {
       arguments: [[], ["--packed"]])
     func restarts(ring: [String]) throws {
       let daemon = try wire.startDaemon()
-      let options = ["--traffic-us=50"] + ring
-      _ = try wire.churn("--restarts=20", options[0], options.last!)
+      let warmUp = try wire.startChurn(["--restarts=20"] + ring)
+      _ = try wire.result(of: warmUp)
       let before = try daemon.footprint
       let arrived = try wire.settled(.far, "rx_packets")
       let disabled = try daemon.counter("dropped_ring_disabled")
-      let load = try EchoLoad(on: wire, perSecond: 1000)
-      let churn = try wire.churn("--restarts=10000", options[0], options.last!)
-      load.end()
+      let process = try wire.startChurn(["--restarts=10000"] + ring)
+      try eventually(within: 10, "it is connected") { daemon.connections >= 2 }
+      let sender = try wire.startExchange(3000, perSecond: 2000)
+      #expect(try sender.wait(within: 30) == .exited(0))
+      let isOver = !process.isRunning
+      let churn = try wire.result(of: process)
       print("churn: \(churn)")
       #expect(churn.restarts == 10000 && churn.unknown == 0)
       // What is in a ring that is disabled is dropped, and counted.
       let dropped = try daemon.counter("dropped_ring_disabled") - disabled
       #expect(try wire.settled(.far, "rx_packets") - arrived == churn.sent - dropped)
-      #expect(churn.received > 100)
-      // Its status is written every 5 ms.
-      #expect(churn.received <= load.status.sent + 100)
-      #expect(try daemon.losses().keys.allSatisfy { $0 == "dropped_ring_disabled" })
+      // A ring that stops for longer than 100 ms, on a busy machine, is one that nobody listens to.
+      var losses = try daemon.losses()
+      losses["dropped_ring_disabled"] = nil
+      let lost = try losses.values.reduce(0, +) + daemon.counter("dropped_no_guest")
+      #expect(isOver || churn.received + lost == 3000, "\(churn.received) received, \(losses)")
+      print("10,000 restarts: \(churn.received) of 3000 received, \(lost) counted as lost")
       try daemon.expectFootprint(before, "10,000 restarts")
       #expect(daemon.complaints == [])
     }
@@ -171,9 +177,11 @@ extension SystemTests {
       for _ in 0..<2 {
         let driver = try wire.startEcho()
         try wire.expectExchange()
-        try wire.setLink(.far, "down")
-        try wire.setLink(.far, "up")
-        try daemon.process.waitFor("has a carrier")
+        for (state, line) in [("down", "has lost its carrier"), ("up", "has a carrier")] {
+          let before = daemon.process.output.utf8.count
+          try wire.setLink(.far, state)
+          try daemon.process.waitFor(line, after: before)
+        }
         try driver.kill()
       }
       let test = try wire.attempt("LD_PRELOAD=$LAB_DIR/clock.so date")

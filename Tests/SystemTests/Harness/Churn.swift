@@ -46,10 +46,18 @@ struct Churn: CustomStringConvertible {
 extension Wire {
   /// Runs `bench-driver churn` to its end.
   func churn(_ options: String..., within seconds: Double = 240) throws -> Churn {
-    let child = try start(
-      [Churn.binary, "churn", "--socket=\(socket)"] + options, in: .far, name: "churn")
-    guard try child.wait(within: seconds) == .exited(0) else { throw HarnessError(child.output) }
-    return try Churn(child.output)
+    try result(of: startChurn(options), within: seconds)
+  }
+
+  /// Starts `bench-driver churn`.
+  func startChurn(_ options: [String]) throws -> ChildProcess {
+    try start([Churn.binary, "churn", "--socket=\(socket)"] + options, in: .far, name: "churn")
+  }
+
+  /// What it printed, once it has ended.
+  func result(of churn: ChildProcess, within seconds: Double = 240) throws -> Churn {
+    guard try churn.wait(within: seconds) == .exited(0) else { throw HarnessError(churn.output) }
+    return try Churn(churn.output)
   }
 
   /// Transmits as fast as the daemon takes it, until it is ended.

@@ -50,7 +50,7 @@ struct EchoLoad {
     status = os.open(name, os.O_CREAT | os.O_WRONLY, 0o600)
     sent = back = last = 0
     mark = os.urandom(8)
-    head = b'\\xff' * 6 + b'\\x02\\0\\0\\0\\0\\x77' + b'\\x88\\xb5' + mark
+    head = b'\\xff' * 6 + b'\\x02\\0\\0\\0\\0\\x77' + b'\\x88\\xb6' + mark
     port = None
     begin = heard = time.monotonic()
     due = begin
@@ -58,11 +58,11 @@ struct EchoLoad {
     while True:
         now = time.monotonic()
         if port is None:
-            port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b5))
+            port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b6))
             port.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
             port.setblocking(False)
             try:
-                port.bind(('peer0', 0x88b5))
+                port.bind(('peer0', 0x88b6))
             except OSError:
                 port.close()
                 port = None
@@ -76,7 +76,7 @@ struct EchoLoad {
                 sent += 1
                 due += 1 / rate
             heard = max(heard, now) if not 0 < most <= sent else heard
-            while True:
+            for _ in range(1000):
                 data, address = port.recvfrom(2048)
                 if address[2] != socket.PACKET_OUTGOING and data[14:22] == mark:
                     back += 1
@@ -102,13 +102,20 @@ extension Wire {
   /// Sends numbered frames from the far end.
   /// - Returns: how many of them came back.
   func exchange(_ count: Int, perSecond rate: Int = 2000) throws -> Int {
-    let name = "\(folder)/exchange-\(processes.count)"
-    let child = try start(
-      ["python3", "-c", EchoLoad.program, name, "\(rate)", "\(count)"], in: .far, name: "exchange")
+    let child = try startExchange(count, perSecond: rate)
     guard try child.wait(within: 30) == .exited(0) else { throw HarnessError(child.output) }
     let numbers = child.output.split(whereSeparator: \.isWhitespace).compactMap { Int($0) }
     guard numbers.count == 2, numbers[0] == count else { throw HarnessError(child.output) }
     return numbers[1]
+  }
+
+  /// As `exchange`; it ends when all came back, or nothing more has for a while.
+  func startExchange(_ count: Int, perSecond rate: Int) throws -> ChildProcess {
+    try start(
+      [
+        "python3", "-c", EchoLoad.program, "\(folder)/exchange-\(processes.count)", "\(rate)",
+        "\(count)",
+      ], in: .far, name: "exchange")
   }
 
   /// Expects all of an exchange back.
