@@ -10,6 +10,12 @@ func socketHolders() -> [String] {
   processes().filter { $0 != getpid() && hasMappedRings($0) }.map(processName)
 }
 
+/// Whether there are such that are no daemons like this one: those own other interfaces, for each of
+/// them has claimed its own.
+func hasForeignHolders() -> Bool {
+  socketHolders().contains { !$0.hasSuffix("(vhost-user-xdp)") }
+}
+
 /// The process that keeps XDP program `id` attached through a bpf_link.
 func programHolder(id: UInt32) -> String? {
   for process in processes() {

@@ -4,9 +4,9 @@
 // that the first packet finds a frame, then bind.  Bind decides between zero-copy and copy; what
 // was really got is asked for afterwards.
 //
-// A queue stays taken for 10 to 35 ms after its owner was killed, on a busy machine for some hundred (the
-// kernel frees the buffer pool from a work queue), so EBUSY is tried again for a while, slowly: each
-// try allocates a whole pool.
+// A queue stays taken for 10 to 35 ms after its owner was killed, on a busy machine for up to seconds (the
+// kernel frees the buffer pool from a work queue, under the lock of all interfaces), so EBUSY is tried
+// again for a while, slowly: each try allocates a whole pool.
 import CLinux
 import Glibc
 public import Linux
@@ -67,8 +67,8 @@ public struct XDPRingSizes: Equatable, Sendable {
 }
 
 public struct XDPSocket: ~Copyable, Sendable {
-  /// How long a busy queue is tried again, in milliseconds.
-  static let busyPatience = 2000
+  /// How long a busy queue is tried again, in milliseconds, if somebody may have it, and if nobody can.
+  static let busyPatience = (held: 1000, free: 5000)
   /// Packets that one wake-up sends, where the kernel lets us say (since 6.17; else 32).
   static let transmitBudget: UInt32 = 256
   /// Bytes that may be on their way through the device at once; the default of about 200 KiB
@@ -244,7 +244,9 @@ extension XDPSocket {
       }
       if result == 0 { return nil }
       let error = Errno.current
-      guard error.code == EBUSY, waited < busyPatience else { return error }
+      guard error.code == EBUSY, waited < busyPatience.free,
+        waited < busyPatience.held || !hasForeignHolders()
+      else { return error }
       usleep(UInt32(pause) * 1000)
       waited += pause
       pause = min(2 * pause, 50)
