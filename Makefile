@@ -14,7 +14,7 @@ DESTDIR ?=
 TARGET ?= all
 SECONDS ?= 60
 
-.PHONY: build install test check lint gates features unit-tests release-tests test-system system-tests fuzz demo bench bench-quick bench-full clean help
+.PHONY: build install test check lint gates features unit-tests release-tests test-system system-tests soak fuzz demo bench bench-quick bench-full clean help
 
 ## build          the daemon, optimised: .build/release/vhost-user-xdp
 build:
@@ -75,6 +75,10 @@ test-system system-tests:
 ## fuzz           TARGET=chain-fuzz|message-fuzz|offload-fuzz|merge-fuzz|all SECONDS=60
 fuzz:
 	Tests/Gates/fuzz.sh $(TARGET) $(SECONDS)
+
+## soak           two guests, mixed load, random faults; as root; SECONDS=1800
+soak:
+	Tests/System/soak.sh --seconds=$(if $(filter file,$(origin SECONDS)),1800,$(SECONDS)) $(if $(SEED),--seed=$(SEED))
 
 ## demo           a Linux guest under QEMU talks to another host; as root
 demo:

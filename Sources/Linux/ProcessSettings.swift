@@ -74,6 +74,12 @@ public enum ProcessSettings {
     return String(decoding: bytes.prefix(count).prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
   }
 
+  /// Whether a descriptor can be written to without waiting, now or within so many milliseconds.
+  public static func takesWrites(_ descriptor: CInt, within milliseconds: CInt) -> Bool {
+    var poller = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
+    return unsafe poll(&poller, 1, milliseconds) > 0 && poller.revents & Int16(POLLOUT) != 0
+  }
+
   /// Writes all of `text` to a descriptor, as far as somebody reads it.
   public static func write(_ text: String, to descriptor: CInt) {
     var rest = Array(text.utf8)[...]

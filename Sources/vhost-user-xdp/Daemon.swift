@@ -46,8 +46,8 @@ struct Daemon {
     let needed = 48 + 12 * queuePairs
     guard limit < needed else { return }
     throw StartFailure(
-      "the limit of open files is \(limit), and \(queuePairs) queue pair\(queuePairs == 1 ? "" : "s") "
-        + "take up to \(needed); raise it (`ulimit -Hn`, systemd: LimitNOFILE=)")
+      "the limit of open files is \(limit), --queues=\(queuePairs) may need \(needed); raise it "
+        + "(`ulimit -Hn`, systemd: LimitNOFILE=)")
   }
 
   private static func run(_ options: Options) throws(StartFailure) {

@@ -33,7 +33,8 @@ def main():
             print(f"{fault.name:34} {fault.guest}")
         return 0
     seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 31)
-    print(f"soak: {arguments.seconds} s, seed {seed}", flush=True)
+    length = f"{len(FAULTS)} faults" if arguments.once else f"{arguments.seconds:.0f} s"
+    print(f"soak: {length}, seed {seed}", flush=True)
     guests = {}
     try:
         guests = {"frames": Frames(arguments), "stream": Stream(arguments)}
@@ -49,6 +50,7 @@ def main():
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--seconds", type=float, default=1800)
+    parser.add_argument("--once", action="store_true", help="each fault once, however long it takes")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--list", action="store_true", help="print the faults and end")
     for name in ("name", "folder", "backend", "bench-driver"):
@@ -58,7 +60,8 @@ def parse():
 
 class Soak:
     def __init__(self, arguments, generator, guests):
-        self.end = time.monotonic() + arguments.seconds
+        self.rounds = len(FAULTS) if arguments.once else None
+        self.seconds = arguments.seconds
         self.generator = generator
         self.guests = guests
         self.recoveries = {fault.name: [] for fault in FAULTS}
@@ -74,7 +77,7 @@ class Soak:
         begin = time.monotonic()
         order = []
         rounds = 0
-        while time.monotonic() < self.end:
+        while rounds < self.rounds if self.rounds else time.monotonic() < begin + self.seconds:
             if not order:
                 # All of them in turns, so that a short run has each.
                 order = self.generator.sample(FAULTS, len(FAULTS))

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # `make soak`: two guests under mixed load, and random faults, for half an hour.
 #
-#   soak.sh [--seconds=N] [--seed=N] [--list]   1800 seconds unless told otherwise; the same seed gives
-#                                               the same order of faults
+#   soak.sh [--seconds=N | --once] [--seed=N] [--list]
+#
+# 1800 seconds unless told otherwise; --once: each fault once. The same seed gives the same order of faults,
+# and --list prints them.
 #
 # BACKEND and BENCH_DRIVER name binaries to use in place of those that are built here. What is measured,
 # and how, stands in soak.py.

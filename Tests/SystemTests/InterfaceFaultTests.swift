@@ -32,7 +32,7 @@ extension SystemTests {
       #expect(daemon.process.isRunning && driver.process.isRunning)
     }
 
-    @Test("deleted and created again: the daemon ends with a line, and its successor serves the driver")
+    @Test("deleted and created again: the daemon ends, its successor serves the driver")
     func deleted() throws {
       let wire = try Wire()
       let driver = try Testpmd(
@@ -108,7 +108,7 @@ extension SystemTests {
       #expect(daemon.process.isRunning && driver.process.isRunning)
     }
 
-    @Test("another MTU, smaller and larger: what does not fit is dropped and counted, all else passes")
+    @Test("another MTU: what does not fit is dropped and counted, all else passes")
     func changedMTU() throws {
       let wire = try Wire()
       let daemon = try wire.startDaemon()

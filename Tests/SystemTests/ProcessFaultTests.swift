@@ -3,7 +3,8 @@ import Testing
 
 extension SystemTests {
   /// How often each side is killed; the long form is FAULT_ROUNDS=100.
-  static let faultRounds = unsafe getenv("FAULT_ROUNDS").flatMap { unsafe Int(String(cString: $0)) } ?? 10
+  static let faultRounds =
+    unsafe getenv("FAULT_ROUNDS").flatMap { unsafe Int(String(cString: $0)) } ?? 10
 
   /// Either side dies, stops, comes and goes, all under load.
   @Suite("faults of the processes", .enabled(if: exists(Churn.binary), "build bench-driver"))
@@ -11,7 +12,7 @@ extension SystemTests {
     let wire: Wire
     init() throws { wire = try Wire() }
 
-    @Test("kill -9 of the daemon, again and again under full load: its successor goes on with the rings")
+    @Test("kill -9 of the daemon under full load: its successor goes on with the rings")
     func daemonKilled() throws {
       let driver = try Testpmd(
         on: wire, "flowgen", device: "server=1,queue_size=1024", options: Wire.echoOptions())
@@ -55,7 +56,7 @@ extension SystemTests {
       }
     }
 
-    @Test("kill -9 of the front-end, again and again under full load: nothing of it stays")
+    @Test("kill -9 of the front-end under full load: nothing of it stays")
     func frontEndKilled() throws {
       let daemon = try wire.startDaemon()
       var before: Footprint?
@@ -95,13 +96,14 @@ extension SystemTests {
       #expect(churn.connections == 1000)
       let packets = try wire.settled(.far, "rx_packets") - arrived
       // Of frames that were under way at a hang-up nobody knows.
-      #expect(packets >= churn.sent && packets <= churn.sent + churn.unknown, "\(packets), \(churn)")
+      let possible = churn.sent...churn.sent + churn.unknown
+      #expect(possible.contains(packets), "\(packets), \(churn)")
       try daemon.expectFootprint(before, "1,000 connections")
       #expect(daemon.complaints == [])
     }
 
     @Test(
-      "10,000 starts and stops of a ring under traffic both ways: no packet is lost, none comes twice",
+      "10,000 starts and stops of a ring under traffic both ways: no packet is lost",
       arguments: [[], ["--packed"]])
     func restarts(ring: [String]) throws {
       let daemon = try wire.startDaemon()

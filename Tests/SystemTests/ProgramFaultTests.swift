@@ -28,7 +28,7 @@ extension SystemTests {
       #expect(driver.process.isRunning)
     }
 
-    @Test("a program that is detached by force ends the daemon with a line; the next one takes over")
+    @Test("a program detached by force ends the daemon with a line; the next takes over")
     func detached() throws {
       let wire = try Wire()
       let supervisor = try Supervisor(on: wire, ["--interface=nic0", "--dedicated"])

@@ -33,7 +33,8 @@ extension Daemon {
     get throws {
       let folder = "/proc/\(pid)"
       let status = contents(of: folder + "/status").split(separator: "\n")
-      let resident = status.first { $0.hasPrefix("RssAnon:") }?.split(separator: " ").dropFirst().first
+      let line = status.first { $0.hasPrefix("RssAnon:") }
+      let resident = line?.split(separator: " ").dropFirst().first
       return Footprint(
         descriptors: descriptors,
         mappings: contents(of: folder + "/maps").utf8.count { $0 == UInt8(ascii: "\n") },
