@@ -71,8 +71,7 @@ public final class Reply<Value: Sendable>: Sendable {
   }
 
   private func waitForEvent(milliseconds: CInt) {
-    var poller = pollfd(fd: done.raw, events: Int16(POLLIN), revents: 0)
-    _ = unsafe poll(&poller, 1, milliseconds)
+    _ = waitFor(Int16(POLLIN), of: done.raw, milliseconds: milliseconds)
     done.drain()
   }
 }

@@ -32,7 +32,7 @@ public enum ProcessSettings {
     guard unsafe getrlimit(resource, &limit) == 0 else { return .max }
     limit.rlim_cur = limit.rlim_max
     _ = unsafe setrlimit(resource, &limit)
-    return unsafe getrlimit(resource, &limit) == 0 ? Int(clamping: limit.rlim_cur) : .max
+    return Int(clamping: limit.rlim_cur)
   }
 
   /// Makes this process one of another user for good: of `group`, and of no other one but those that the
@@ -76,8 +76,7 @@ public enum ProcessSettings {
 
   /// Whether a descriptor can be written to without waiting, now or within so many milliseconds.
   public static func takesWrites(_ descriptor: CInt, within milliseconds: CInt) -> Bool {
-    var poller = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
-    return unsafe poll(&poller, 1, milliseconds) > 0 && poller.revents & Int16(POLLOUT) != 0
+    waitFor(Int16(POLLOUT), of: descriptor, milliseconds: milliseconds) & Int16(POLLOUT) != 0
   }
 
   /// Writes all of `text` to a descriptor, as far as somebody reads it.

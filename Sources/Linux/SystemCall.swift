@@ -58,3 +58,10 @@ public func checkedCall(_ call: () -> CInt) throws(Errno) -> CInt {
     if errno != EINTR { throw Errno.current }
   }
 }
+
+/// Waits for events of one descriptor (poll(2)), without end if the time is negative.
+/// - Returns: those that are there; 0 if there are none, or a signal came.
+func waitFor(_ events: Int16, of descriptor: CInt, milliseconds: CInt) -> Int16 {
+  var poller = pollfd(fd: descriptor, events: events, revents: 0)
+  return unsafe poll(&poller, 1, milliseconds) > 0 ? poller.revents : 0
+}

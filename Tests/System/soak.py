@@ -50,6 +50,7 @@ def main():
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--seconds", type=float, default=1800)
+    parser.add_argument("--only", metavar="FAULT", help="one of them, again and again")
     parser.add_argument("--once", action="store_true", help="each fault once, however long it takes")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--list", action="store_true", help="print the faults and end")
@@ -64,7 +65,10 @@ class Soak:
         self.seconds = arguments.seconds
         self.generator = generator
         self.guests = guests
-        self.recoveries = {fault.name: [] for fault in FAULTS}
+        self.faults = [fault for fault in FAULTS if arguments.only in (None, fault.name)]
+        if not self.faults:
+            raise Failure(f"no fault is called '{arguments.only}': --list prints their names")
+        self.recoveries = {fault.name: [] for fault in self.faults}
         self.samples = {name: [] for name in guests}
         self.failures = []
 
@@ -80,7 +84,7 @@ class Soak:
         while rounds < self.rounds if self.rounds else time.monotonic() < begin + self.seconds:
             if not order:
                 # All of them in turns, so that a short run has each.
-                order = self.generator.sample(FAULTS, len(FAULTS))
+                order = self.generator.sample(self.faults, len(self.faults))
             fault = order.pop()
             rounds += 1
             try:

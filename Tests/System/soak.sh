@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make soak`: two guests under mixed load, and random faults, for half an hour.
 #
-#   soak.sh [--seconds=N | --once] [--seed=N] [--list]
+#   soak.sh [--seconds=N | --once] [--seed=N] [--only=FAULT] [--list]
 #
 # 1800 seconds unless told otherwise; --once: each fault once. The same seed gives the same order of faults,
 # and --list prints them.

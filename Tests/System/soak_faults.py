@@ -15,7 +15,10 @@ Fault = namedtuple("Fault", "name guest run")
 
 
 def kill_daemon(guest, _):
-    guest.daemon.process.send(signal.SIGKILL)
+    killed = guest.daemon.process
+    begin = time.monotonic()
+    killed.kill()
+    return begin
 
 
 def kill_driver(guest, _):

@@ -126,11 +126,21 @@ class Daemon:
                 "frames_in_use": self.counter("frames_in_use")}
 
     def counter(self, name):
+        return sum(map(int, re.findall(rf"\b{name} (\d+)", self.counters())))
+
+    def counters(self):
         before = len(self.process.output())
         self.process.send(signal.SIGUSR1)
         self.process.await_text("worker 0:", after=before)
-        values = re.findall(rf"\b{name} (\d+)", self.process.output()[before:])
-        return sum(map(int, values))
+        return self.process.output()[before:]
+
+    def losses(self):
+        """Packets that it knows to be lost, by counter."""
+        names = r"\b(dropped_\w+|rx_dropped|rx_ring_full|rx_too_long|device_refused|link_down) (\d+)"
+        losses = {}
+        for name, count in re.findall(names, self.counters()):
+            losses[name] = losses.get(name, 0) + int(count)
+        return losses
 
 
 # Sends numbered frames, and counts those that come back; of a number of them only, if it is not 0.
