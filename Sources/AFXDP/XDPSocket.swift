@@ -68,7 +68,7 @@ public struct XDPRingSizes: Equatable, Sendable {
 
 public struct XDPSocket: ~Copyable, Sendable {
   /// How long a busy queue is tried again, in milliseconds, if somebody may have it, and if nobody can.
-  static let busyPatience = (held: 1000, free: 5000)
+  static let busyPatience = (held: UInt64(1000), free: UInt64(5000))
   /// Packets that one wake-up sends, where the kernel lets us say (since 6.17; else 32).
   static let transmitBudget: UInt32 = 256
   /// Bytes that may be on their way through the device at once; the default of about 200 KiB
@@ -233,8 +233,9 @@ extension XDPSocket {
     var address = sockaddr_xdp(
       sxdp_family: UInt16(AF_XDP), sxdp_flags: flags | UInt16(XDP_USE_NEED_WAKEUP),
       sxdp_ifindex: interface.index, sxdp_queue_id: UInt32(queue), sxdp_shared_umem_fd: 0)
-    var pause = 7
-    var waited = 0
+    var pause: UInt32 = 7
+    let begin = MonotonicClock.milliseconds
+    var patience: UInt64?
     while true {
       let result = unsafe withUnsafePointer(to: &address) {
         unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
@@ -244,11 +245,15 @@ extension XDPSocket {
       }
       if result == 0 { return nil }
       let error = Errno.current
-      guard error.code == EBUSY, waited < busyPatience.free,
-        waited < busyPatience.held || !hasForeignHolders()
-      else { return error }
-      usleep(UInt32(pause) * 1000)
-      waited += pause
+      guard error.code == EBUSY else { return error }
+      let waited = MonotonicClock.milliseconds - begin
+      if waited >= busyPatience.held {
+        // One look: it reads what all processes have mapped.
+        let most = patience ?? (hasForeignHolders() ? busyPatience.held : busyPatience.free)
+        patience = most
+        if waited >= most { return error }
+      }
+      usleep(pause * 1000)
       pause = min(2 * pause, 50)
     }
   }

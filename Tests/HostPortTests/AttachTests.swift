@@ -82,7 +82,7 @@ extension OnInterfaces {
       }
     }
 
-    @Test("a queue that is taken is refused by name after a short wait")
+    @Test("a queue that is taken is refused by name, once the kernel had time to free it")
     func busy() throws {
       try PrivateNetwork.withVeth { a, _ in
         let port = try XDPPort(options(a))
@@ -94,7 +94,7 @@ extension OnInterfaces {
         unsafe clock_gettime(CLOCK_MONOTONIC, &end)
         #expect(message?.contains("axt0 queue 0 is in use by another AF_XDP socket") == true)
         let seconds = Double(end.tv_sec - start.tv_sec) + Double(end.tv_nsec - start.tv_nsec) / 1e9
-        #expect(seconds > 0.25 && seconds < 5)
+        #expect(seconds > 4 && seconds < 20, "\(seconds) s")
         _ = first
       }
     }

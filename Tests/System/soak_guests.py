@@ -164,7 +164,8 @@ class Stream(Guest):
             self.arguments.bench_driver, "tap", f"--socket={self.socket}", "--connect-timeout=20"],
             self.folder)
         self.driver.await_text("ready:")
-        shell(f"ip -n {self.guest} link set tap0 up && "
+        # A guest that comes back has the address that it had: the far end may wait for it.
+        shell(f"ip -n {self.guest} link set tap0 address 02:00:00:00:00:02 up && "
               f"ip -n {self.guest} address add 10.78.0.2/24 dev tap0")
 
     def renew(self):
