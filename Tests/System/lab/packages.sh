@@ -14,9 +14,9 @@ readonly build_packages=(libbpf-dev libnuma-dev libseccomp-dev libelf-dev zlib1g
 
 # busybox-static, cpio, gcc, kmod, xz-utils: the guest's initramfs. dnsmasq-base: the server of network
 # boots. dpdk-dev: dpdk-testpmd and its drivers, the second front-end, and the back-end that results
-# are compared with. python3: the far end. libvirt-clients, libxml2-utils: virt-xml-validate, with
-# libvirt's schemas. systemd: systemd-analyze, which looks at the unit. tshark: looks at every checksum
-# on the wire.
+# are compared with. python3: the far end. util-linux: prlimit, setpriv and unshare, for faults.
+# libvirt-clients, libxml2-utils: virt-xml-validate, with libvirt's schemas. systemd: systemd-analyze,
+# which looks at the unit. tshark: looks at every checksum on the wire.
 readonly lab_packages=(
   busybox-static ca-certificates cpio dnsmasq-base dpdk-dev ethtool gcc gzip iperf3 iproute2 kmod
   libc6-dev libvirt-clients libxml2-utils procps python3 systemd tcpdump tshark util-linux valgrind
