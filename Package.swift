@@ -36,7 +36,7 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 func fuzzer(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
   .executableTarget(
-    name: name, dependencies: dependencies, path: "Tests/Fuzz/\(name)",
+    name: name, dependencies: ["Fuzzing"] + dependencies, path: "Tests/Fuzz/\(name)",
     swiftSettings: strict + fuzzSwift, linkerSettings: fuzzLink)
 }
 
@@ -145,10 +145,16 @@ var targets: [Target] = [
 
 if fuzzing {
   targets += [
+    .target(
+      name: "Fuzzing", path: "Tests/Fuzz/Fuzzing", swiftSettings: strict + fuzzSwift),
     fuzzer("chain-fuzz", ["GuestDriver", "Virtqueue", "GuestMemory", "SharedRing", "Linux"]),
     fuzzer("offload-fuzz", ["Packet"]),
     fuzzer("merge-fuzz", ["VirtioNet", "HostPort", "Packet", "Virtqueue"]),
     fuzzer("message-fuzz", ["VhostUser", "Virtqueue", "GuestMemory", "Linux", "CLinux"]),
+    fuzzer("inflight-fuzz", ["GuestDriver", "Virtqueue", "GuestMemory", "Linux"]),
+    fuzzer(
+      "configuration-fuzz",
+      ["GuestDriver", "VirtioNet", "VhostUser", "HostPort", "Virtqueue", "Packet", "GuestMemory"]),
   ]
 }
 

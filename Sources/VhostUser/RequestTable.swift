@@ -110,7 +110,10 @@ struct RequestRow: Sendable {
   }
 }
 
-enum RequestTable {
+package enum RequestTable {
+  /// All of them, for who wants to know whether each was tried.
+  package static var names: [String] { rows.map(\.name) }
+
   static func row(_ request: UInt32) -> RequestRow? {
     rows.first { $0.request == request }
   }

@@ -1,22 +1,16 @@
 // Fuzzes what a guest writes: descriptors, indirect tables, rings.
 //
 // The input is the guest's memory from address 0 on, behind four bytes that choose the ring (packed
-// ones: PackedFuzz.swift).  Every chain that the ring offers is walked in both directions and compared with the specification's
-// model; then bytes are written into it, wherever it points (the ring itself is fair game), and the
-// head is returned.  A walk without end is libFuzzer's -timeout.
+// ones: PackedFuzz.swift).  Every chain that the ring offers is walked in both directions and compared
+// with the specification's model; then bytes are written into it, wherever it points (the ring itself
+// is fair game), and the head is returned.  A walk without end is libFuzzer's -timeout.
 //
 //   FUZZ=1 swift build -c release --scratch-path .build-fuzz --product chain-fuzz
 //   .build-fuzz/release/chain-fuzz -max_total_time=60 -timeout=5
+import Fuzzing
 import GuestDriver
 import GuestMemory
 import Virtqueue
-
-@_silgen_name("LLVMFuzzerRunDriver")
-func LLVMFuzzerRunDriver(
-  _ count: UnsafeMutablePointer<CInt>,
-  _ values: UnsafeMutablePointer<UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>>,
-  _ body: @convention(c) (UnsafePointer<UInt8>, Int) -> CInt
-) -> CInt
 
 /// A memory that is set up once; rings of every size in it, all at its beginning.
 final class Guest {
@@ -77,6 +71,14 @@ func check(
   else { fatalError("a single buffer where the walk finds \(outcome) of \(byteCount) bytes") }
 }
 
+extension ChainModel {
+  /// The first descriptor of the chain points to a table.
+  func startsTable(_ head: UInt16) -> Bool {
+    let flags = ram.read(GuestAddress(descriptorTable.value + 16 * UInt64(head) + 12), count: 1)
+    return UInt16(flags[0]) & DescriptorFlags.indirect != 0
+  }
+}
+
 /// Compares one direction of one chain; returns the bytes in it if it is valid.
 func check(
   _ head: UInt16, _ queue: borrowing AnyVirtqueue, _ model: ChainModel, writable: Bool,
@@ -104,12 +106,14 @@ func check(
     guard defect == reason else {
       fatalError("\(reason) expected, not \(String(describing: defect))")
     }
+    if let goal = Goal(reason, isPacked: false) { goals.reach(goal) }
     return nil
   case .runs(let runs):
     guard defect == nil else { fatalError("valid, but \(defect!)") }
     let bytes = runs.reduce(0) { $0 + $1.length }
     let counted = writable ? writableBuffers.byteCount : readableBuffers.byteCount
     guard counted == bytes else { fatalError("\(counted) bytes instead of \(bytes)") }
+    if bytes > 0 { goals.reach(model.startsTable(head) ? Goal.splitTable : .splitDirect) }
     if !writable, bytes > 0 {
       let length = min(bytes, scratchBytes)
       unsafe readableBuffers.copy(from: bytes - length, length: length, to: scratch)
@@ -160,6 +164,7 @@ func run(_ guest: Guest, _ input: UnsafeRawBufferPointer) {
     guard case .chain(let chain) = queue.skip(at: &position) else {
       if queue.fault == nil { fatalError("no chain and no fault") }
       if queue.availableChains(1) != 0 { fatalError("chains in spite of the fault") }
+      goals.reach(Goal.splitFault)
       break
     }
     let head = chain.id
@@ -187,11 +192,6 @@ nonisolated(unsafe) let guest: Guest = {
 @main struct Fuzz {
   static func main() {
     unsafe scratch.initializeMemory(as: UInt8.self, repeating: 0x5a, count: scratchBytes)
-    var count = CommandLine.argc
-    var values = unsafe CommandLine.unsafeArgv
-    _ = unsafe LLVMFuzzerRunDriver(&count, &values) { bytes, length in
-      unsafe run(guest, UnsafeRawBufferPointer(start: bytes, count: length))
-      return 0
-    }
+    unsafe fuzz(goals) { unsafe run(guest, $0) }
   }
 }

@@ -1,5 +1,6 @@
 // The part of chain-fuzz for packed rings: what a position offers is compared with the
 // specification's model, in both directions, before the chain is taken and returned.
+import Fuzzing
 import GuestDriver
 import GuestMemory
 import Virtqueue
@@ -43,13 +44,19 @@ func runPacked(_ guest: Guest, _ driver: PackedDriverQueue, _ input: UnsafeRawBu
       check(single, outcome, position, bytes)
       switch (expected, outcome) {
       case (.none, .none): guard queue.fault == nil else { fatalError("a fault of nothing") }
-      case (.fault, .none): guard queue.fault != nil else { fatalError("no fault") }
+      case (.fault, .none):
+        guard queue.fault != nil else { fatalError("no fault") }
+        goals.reach(Goal.packedFault)
       case (.malformed(let chain, let reason), .malformed(let found, let defect)):
         guard chain == found, reason == defect else { fatalError("\(expected), not \(outcome)") }
+        if let goal = Goal(reason, isPacked: true) { goals.reach(goal) }
       case (.runs(let chain, let runs), .chain(let found)):
         guard chain == found, bytes == runs.reduce(0, { $0 + $1.length }) else {
           fatalError("\(expected), not \(outcome) of \(bytes) bytes")
         }
+        let head = driver.descriptor(Int(queue.position.value & 0x7fff))
+        let isTable = head.flags & DescriptorFlags.indirect != 0
+        if bytes > 0 { goals.reach(isTable ? Goal.packedTable : .packedDirect) }
       default: fatalError("\(expected), not \(outcome)")
       }
       if queue.fault != nil {

@@ -8,20 +8,17 @@
 //
 //   FUZZ=1 swift build -c release --scratch-path .build-fuzz --product merge-fuzz
 //   .build-fuzz/release/merge-fuzz -max_total_time=60 -timeout=5
+import Fuzzing
 import HostPort
 import Packet
 import VirtioNet
 
-@_silgen_name("LLVMFuzzerRunDriver")
-func LLVMFuzzerRunDriver(
-  _ count: UnsafeMutablePointer<CInt>,
-  _ values: UnsafeMutablePointer<UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>>,
-  _ body: @convention(c) (UnsafePointer<UInt8>, Int) -> CInt
-) -> CInt
-
-func require(_ condition: Bool, _ what: String) {
-  guard condition else { fatalError(what) }
+/// What inputs must come to.
+enum Goal: Int, CaseIterable {
+  case tcp4, tcp6, udp4, udp6, fourOrMore
 }
+
+let goals = Goals(Goal.self)
 
 /// Frames of the input, and what may be merged.
 func frames(of input: UnsafeRawBufferPointer) -> (kinds: MergeKinds, frames: [[UInt8]]) {
@@ -159,6 +156,13 @@ func check(_ batch: borrowing FrameBatch, _ first: Int, _ end: Int, _ came: [[UI
   else { fatalError("a merged packet that cannot be cut") }
   require(packet.count <= ReceivedSegment.largestPacket, "too long")
   require(plan.count == end - first, "not as many segments as came")
+  let isTCP = found.transport == FrameHeaders.tcp
+  if found.network == .ipv4 {
+    goals.reach(isTCP ? Goal.tcp4 : .udp4)
+  } else {
+    goals.reach(isTCP ? Goal.tcp6 : .udp6)
+  }
+  if plan.count >= 4 { goals.reach(Goal.fourOrMore) }
   for index in 0..<plan.count {
     let start = plan.headerLength + index * plan.segmentSize
     let payload = Array(packet[start..<start + plan.payload(of: index)])
@@ -184,12 +188,5 @@ func check(_ batch: borrowing FrameBatch, _ first: Int, _ end: Int, _ came: [[UI
 }
 
 @main struct Fuzz {
-  static func main() {
-    var count = CommandLine.argc
-    var values = unsafe CommandLine.unsafeArgv
-    _ = unsafe LLVMFuzzerRunDriver(&count, &values) { bytes, length in
-      unsafe run(UnsafeRawBufferPointer(start: bytes, count: length))
-      return 0
-    }
-  }
+  static func main() { unsafe fuzz(goals) { unsafe run($0) } }
 }

@@ -5,18 +5,15 @@
 //
 //   FUZZ=1 swift build -c release --scratch-path .build-fuzz --product offload-fuzz
 //   .build-fuzz/release/offload-fuzz -max_total_time=60 -timeout=5
+import Fuzzing
 import Packet
 
-@_silgen_name("LLVMFuzzerRunDriver")
-func LLVMFuzzerRunDriver(
-  _ count: UnsafeMutablePointer<CInt>,
-  _ values: UnsafeMutablePointer<UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>>,
-  _ body: @convention(c) (UnsafePointer<UInt8>, Int) -> CInt
-) -> CInt
-
-func require(_ condition: Bool, _ what: String) {
-  guard condition else { fatalError(what) }
+/// What inputs must come to.
+enum Goal: Int, CaseIterable {
+  case ipv4, ipv6, tcp, udp, checksum, usualChecksum, segments, uncut
 }
+
+let goals = Goals(Goal.self)
 
 func run(_ input: UnsafeRawBufferPointer) {
   guard input.count >= 12 else { return }
@@ -34,6 +31,9 @@ func run(_ input: UnsafeRawBufferPointer) {
     require(headers.networkStart < headers.transportStart, "an IP header of no length")
     require(headers.transportStart <= copied, "a transport header beyond the bytes")
     require((headers.payloadStart ?? 0) <= copied, "a payload beyond the bytes")
+    goals.reach(headers.network == .ipv4 ? Goal.ipv4 : .ipv6)
+    if headers.transport == FrameHeaders.tcp { goals.reach(Goal.tcp) }
+    if headers.transport == FrameHeaders.udp { goals.reach(Goal.udp) }
   }
   if let usual = unsafe UsualHeaders(copy, length: packet.count),
     let plan = ChecksumOffload(header, of: usual, length: packet.count)
@@ -43,11 +43,13 @@ func run(_ input: UnsafeRawBufferPointer) {
       plan == ChecksumOffload(header, of: headers, length: packet.count),
       "the short look sees other headers than the long one")
     _ = unsafe usual.fit(copy, length: packet.count)
+    goals.reach(Goal.usualChecksum)
   }
   if header.needsChecksumFilled,
     let plan = ChecksumOffload(header, of: headers, length: packet.count)
   {
     require(plan.start <= plan.field && plan.field + 2 <= packet.count, "a checksum outside")
+    goals.reach(Goal.checksum)
   }
   guard let headers, let plan = Segmentation(header, of: headers, length: packet.count) else {
     return
@@ -64,7 +66,9 @@ func run(_ input: UnsafeRawBufferPointer) {
     require(again == headers, "other headers than the packet's")
   }
   require(payload == plan.payloadLength, "segments do not add up")
+  if plan.count > 1 { goals.reach(Goal.segments) }
   guard plan.fitsUncut else { return }
+  goals.reach(Goal.uncut)
   // What leaves uncut must still be the same packet to whoever cuts it.
   unsafe plan.writeUncutHeaders(from: copy, to: target)
   let own = unsafe plan.uncutHeader(copy)
@@ -75,12 +79,5 @@ func run(_ input: UnsafeRawBufferPointer) {
 }
 
 @main struct Fuzz {
-  static func main() {
-    var count = CommandLine.argc
-    var values = unsafe CommandLine.unsafeArgv
-    _ = unsafe LLVMFuzzerRunDriver(&count, &values) { bytes, length in
-      unsafe run(UnsafeRawBufferPointer(start: bytes, count: length))
-      return 0
-    }
-  }
+  static func main() { unsafe fuzz(goals) { unsafe run($0) } }
 }
