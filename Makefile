@@ -14,7 +14,7 @@ DESTDIR ?=
 TARGET ?= all
 SECONDS ?= 60
 
-.PHONY: build install test check lint gates features unit-tests release-tests test-system system-tests soak fuzz demo bench bench-quick bench-full clean help
+.PHONY: build install test check lint gates features unit-tests release-tests test-system system-tests soak fuzz fuzz-corpus thread-sanitizer demo bench bench-quick bench-full clean help
 
 ## build          the daemon, optimised: .build/release/vhost-user-xdp
 build:
@@ -72,9 +72,17 @@ release-tests:
 test-system system-tests:
 	FILTER='$(FILTER)' Tests/Gates/stages.sh system-tests
 
-## fuzz           TARGET=chain-fuzz|message-fuzz|offload-fuzz|merge-fuzz|all SECONDS=60
+## fuzz           TARGET=all or the name of a folder Tests/Fuzz/*-fuzz; SECONDS=60 for each
 fuzz:
 	Tests/Gates/fuzz.sh $(TARGET) $(SECONDS)
+
+## fuzz-corpus    writes Tests/Fuzz/corpus anew from what the fuzzers have found since
+fuzz-corpus:
+	Tests/Gates/fuzz.sh corpus
+
+## thread-sanitizer   tests of several threads, with ThreadSanitizer
+thread-sanitizer:
+	Tests/Gates/stages.sh step thread-sanitizer
 
 ## soak           two guests, mixed load, random faults; as root; SECONDS=1800
 soak:

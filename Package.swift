@@ -134,8 +134,8 @@ var targets: [Target] = [
   .testTarget(
     name: "BenchDriverTests",
     dependencies: [
-      "bench-driver", "VirtioNet", "VhostUser", "HostPort", "Virtqueue", "SharedRing", "Linux",
-      "CLinux",
+      "bench-driver", "GuestDriver", "VirtioNet", "VhostUser", "HostPort", "Virtqueue",
+      "GuestMemory", "SharedRing", "Linux", "CLinux",
       .product(name: "ArgumentParser", package: "swift-argument-parser"),
     ],
     swiftSettings: strict),
@@ -158,9 +158,23 @@ if fuzzing {
   ]
 }
 
+// `ONLY_TESTS="LinuxTests VirtioNetTests"`: these, and no program, for a build with a sanitizer that
+// need not have everything.
+let onlyTests = Context.environment["ONLY_TESTS"].map { $0.split(separator: " ").map(String.init) }
+if let onlyTests {
+  targets.removeAll { target in
+    switch target.type {
+    case .test: !onlyTests.contains(target.name)
+    case .executable: target.name != "bpfembed" && !onlyTests.contains(target.name)
+    default: false
+    }
+  }
+}
+
 let package = Package(
   name: "vhost-user-xdp",
-  products: [.executable(name: "vhost-user-xdp", targets: ["vhost-user-xdp"])],
+  products: onlyTests != nil
+    ? [] : [.executable(name: "vhost-user-xdp", targets: ["vhost-user-xdp"])],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),

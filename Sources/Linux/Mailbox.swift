@@ -25,7 +25,7 @@ public final class Mailbox<Message: Sendable>: Sendable {
   /// Hands every waiting message to `body`, oldest first.
   public func drain(_ body: (Message) -> Void) {
     wakeUp.drain()
-    flag.store(false, ordering: .relaxed)
+    _ = flag.exchange(false, ordering: .acquiring)
     let batch = queue.withLock { queue in
       let batch = queue
       queue = []
@@ -38,6 +38,7 @@ public final class Mailbox<Message: Sendable>: Sendable {
 /// The answer to one message; the sender waits for it.
 public final class Reply<Value: Sendable>: Sendable {
   private let slot = Mutex<Value?>(nil)
+  private let isThere = Atomic<Bool>(false)
   private let done: EventDescriptor
 
   public init() throws(Errno) { done = try EventDescriptor() }
@@ -49,13 +50,14 @@ public final class Reply<Value: Sendable>: Sendable {
 
   public func fulfil(_ value: Value) {
     slot.withLock { $0 = value }
+    isThere.store(true, ordering: .releasing)
     done.signal()
   }
 
   /// Blocks until `fulfil` was called.
   public func wait() -> Value {
     while true {
-      if let value = slot.withLock({ $0 }) { return value }
+      if let value { return value }
       waitForEvent(milliseconds: -1)
     }
   }
@@ -63,11 +65,15 @@ public final class Reply<Value: Sendable>: Sendable {
   /// As above, but not for ever; nil if there is no answer by then (`MonotonicClock`).
   public func wait(until deadline: UInt64) -> Value? {
     while true {
-      if let value = slot.withLock({ $0 }) { return value }
+      if let value { return value }
       let now = MonotonicClock.milliseconds
       guard now < deadline else { return nil }
       waitForEvent(milliseconds: CInt(clamping: deadline - now))
     }
+  }
+
+  private var value: Value? {
+    isThere.load(ordering: .acquiring) ? slot.withLock { $0 } : nil
   }
 
   private func waitForEvent(milliseconds: CInt) {

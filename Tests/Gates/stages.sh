@@ -31,6 +31,7 @@ main() {
       stage release-tests
       stage path-cost
       stage fuzz
+      stage thread-sanitizer
       stage laboratory
       last_stage system-tests
       ;;
@@ -92,6 +93,7 @@ step() {
       "$gates/path-cost.sh"
       ;;
     fuzz) "$gates/fuzz.sh" all "$fuzz_seconds" ;;
+    thread-sanitizer) "$gates/threads.sh" ;;
     # Packages, QEMU and a guest's kernel; nothing is done when all is there.
     laboratory)
       Tests/System/lab/packages.sh build lab

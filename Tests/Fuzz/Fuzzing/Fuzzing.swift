@@ -32,7 +32,8 @@ public final class Goals: @unchecked Sendable {
   fileprivate var report: String {
     let missing = names.indices.filter { !isReached[$0] }.map { names[$0] }
     return missing.isEmpty
-      ? "goals: all \(names.count) reached" : "goals: not reached: \(missing.joined(separator: ", "))"
+      ? "goals: all \(names.count) reached"
+      : "goals: not reached: \(missing.joined(separator: ", "))"
   }
 }
 

@@ -113,7 +113,8 @@ private func mapped(
       mostQueues: 2, format: format)
     return wrong ? nil : (area, offset, bytes)
   } catch {
-    if case .header = error { goals.reach(Goal.headerRefused) } else { goals.reach(Goal.shapeRefused) }
+    let isHeader = if case .header = error { true } else { false }
+    goals.reach(isHeader ? Goal.headerRefused : .shapeRefused)
     require(!error.description.isEmpty, "a refusal without a word")
     return nil
   }
