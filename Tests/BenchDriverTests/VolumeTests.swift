@@ -2,6 +2,7 @@
 // goes wrong once in a lap of an index, or of a lap of laps, shows here and in no short test.
 //
 // Driver and worker take turns on one thread, so that the time goes into packets.
+import ArgumentParser
 import Glibc
 import GuestDriver
 import GuestMemory

@@ -71,17 +71,18 @@ run() {
   ' "$log"
 }
 
-# Few and small inputs that reach what all that were found reach.
+# The seeds, and few and small inputs that cover what all that were found cover.
 minimise() {
   local target=$1 work
   work=$(mktemp -d)
   mkdir -p "$scratch/corpus/$target"
   python3 -B Tests/Fuzz/seeds.py "$work/seeds"
-  mkdir -p "$work/seeds/$target" "$work/small"
-  "$scratch/release/$target" -set_cover_merge=1 -use_counters=0 -max_len=$longest_input -verbosity=0 "$work/small" \
-    "$work/seeds/$target" "$corpora/$target" "$scratch/corpus/$target" >"$scratch/$target.log" 2>&1
+  mkdir -p "$work/seeds/$target" "$corpora/$target"
+  "$scratch/release/$target" -set_cover_merge=1 -use_counters=0 -max_len=$longest_input \
+    -verbosity=0 "$work/seeds/$target" "$corpora/$target" "$scratch/corpus/$target" \
+    >"$scratch/$target.log" 2>&1
   rm -rf "${corpora:?}/$target"
-  mv "$work/small" "$corpora/$target"
+  mv "$work/seeds/$target" "$corpora/$target"
   chmod -R u=rwX,go=rX "$corpora/$target"
   rm -rf "$work"
   echo "$target: $(find "$corpora/$target" -type f | wc -l) inputs, $(du -sb "$corpora/$target" | cut -f1) bytes"

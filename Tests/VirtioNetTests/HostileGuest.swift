@@ -92,10 +92,10 @@ struct HostileGuest: @unchecked Sendable {
   private mutating func address() -> UInt64 {
     let region = HostileGuest.regions[aimsAtRings && random(8) == 0 ? 0 : 1 + random(3)]
     switch random(32) {
-    case 0: return region.guest + region.size - UInt64(random(80))
-    case 1: return region.guest &- UInt64(random(80))
-    case 2: return one(of: oddAddresses)
-    case 3: return region.guest + UInt64(random(Int(region.size)))
+    case 0..<6: return region.guest + region.size - UInt64(random(1700))
+    case 6: return region.guest &- UInt64(random(80))
+    case 7: return one(of: oddAddresses)
+    case 8: return region.guest + UInt64(random(Int(region.size)))
     default: return region.guest + UInt64(random(Int(region.size) / 4096)) * 4096
     }
   }
