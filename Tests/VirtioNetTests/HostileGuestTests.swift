@@ -35,6 +35,12 @@ private final class Victim {
     ring = ringDriver(in: memory.ram, size: HostileGuest.size, features: features)
   }
 
+  /// Packets were moved, and chains refused.
+  var hasWorked: Bool {
+    let counted = counters.summary
+    return turns > 64 && !counted.hasPrefix("packets 0,") && counted.contains("malformed")
+  }
+
   /// Runs until a moment, or until its ring stops.
   func run(_ truce: Truce, until end: UInt64) throws {
     var config: VirtqueueConfig?
@@ -64,10 +70,12 @@ private final class Victim {
   private func turn(
     until end: UInt64, _ run: () -> Int, _ state: () -> (base: VringBase, fault: QueueFault?)
   ) {
+    var idle = 0
     while MonotonicClock.nanoseconds < end {
       for _ in 0..<64 {
         // The writer's turn, where CPUs are few.
-        if run() == 0 { sched_yield() }
+        idle = run() == 0 ? idle + 1 : 0
+        if idle % 32 == 31 { sched_yield() }
         turns += 1
         let (base, fault) = state()
         if fault != nil {
@@ -119,20 +127,18 @@ struct HostileGuestTests {
         var guest = guest
         while truce.goOn() { for _ in 0..<256 { guest.strike() } }
       }
-      // Waiting costs nothing of the time: on a busy machine the writer may come late.
-      let end = MonotonicClock.nanoseconds + share
-      repeat { try victim.run(truce, until: end) } while MonotonicClock.nanoseconds < end
+      // A busy machine may take longer to come to anything.
+      var end = MonotonicClock.nanoseconds + share
+      let latest = end + 20_000_000_000
+      repeat {
+        try victim.run(truce, until: end)
+        end = victim.hasWorked ? end : min(max(end, MonotonicClock.nanoseconds + share), latest)
+      } while MonotonicClock.nanoseconds < end
       truce.end()
       writer.join()
       #expect(victim.problem == nil)
       #expect(victim.port.problems.isEmpty)
-      #expect(victim.turns > 64, "it hardly ran: \(victim.turns) turns")
-      print(
-        "hostile: \(transmits ? "transmit" : "receive")\(aimsAtRings ? " at rings" : "") "
-          + "\(features.namesOfBits.contains("RING_PACKED") ? "packed" : "split"): "
-          + "\(victim.turns) turns, \(victim.starts) starts, \(victim.faults) faults, "
-          + "\(victim.port.transmitted) sent, \(victim.port.received) received; "
-          + victim.counters.summary)
+      #expect(victim.hasWorked, "\(victim.turns) turns: \(victim.counters.summary)")
     }
   }
 }
