@@ -212,6 +212,23 @@ def inflight_seeds():
     yield "packed-published", area(3, 0x32, header + b"".join(taken) + free[2], bytes(done))
 
 
+# chain-fuzz: four bytes that choose ring, capacity and what is offered, and memory from address 0 on
+
+def chain_seeds():
+    # A split ring of 4: descriptors at 16, available ring at 82 (all zeros: head 0).
+    for name, flags in (("readable", 0), ("writable", 2)):
+        memory = bytearray(0x420)
+        memory[16:32] = struct.pack("<QIHH", 0x400, 32, 4, 0)
+        memory[0x400:0x420] = (
+            struct.pack("<QIHH", 0x800, 64, flags | 1, 1) + struct.pack("<QIHH", 0x1000, 9, flags, 0))
+        yield f"split-table-{name}", bytes([8, 3, 1, 0]) + memory
+        # A packed ring of 3: descriptors at 16.
+        memory[0x400:0x420] = (
+            struct.pack("<QIHH", 0x800, 64, 0, flags) + struct.pack("<QIHH", 0x1000, 9, 0, flags))
+        memory[16:32] = struct.pack("<QIHH", 0x400, 32, 0, 4)
+        yield f"packed-table-{name}", bytes([137, 3, 0, 2]) + memory
+
+
 # configuration-fuzz
 
 def control_state(offloads=None, unicast=(), multicast=()):
@@ -268,7 +285,7 @@ def configuration_seeds():
 
 def main():
     for target, seeds in (
-            ("message-fuzz", message_seeds), ("offload-fuzz", offload_seeds),
+            ("chain-fuzz", chain_seeds), ("message-fuzz", message_seeds), ("offload-fuzz", offload_seeds),
             ("merge-fuzz", merge_seeds), ("inflight-fuzz", inflight_seeds),
             ("configuration-fuzz", configuration_seeds)):
         folder = os.path.join(sys.argv[1], target)

@@ -15,7 +15,7 @@ cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
 readonly scratch=.build-fuzz
 readonly corpora=Tests/Fuzz/corpus
 # Of the inputs that are committed.
-readonly longest_input=1024
+readonly longest_input=2048
 
 wanted=${1:-all}
 seconds=${2:-60}
