@@ -90,6 +90,8 @@ int clinux_pin_thread(int cpu) {
   return sched_setaffinity(0, sizeof set, &set) < 0 ? -errno : 0;
 }
 
+int clinux_current_cpu(void) { return sched_getcpu(); }
+
 int clinux_allowed_cpus(int *cpus, int most) {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) < 0) return -errno;

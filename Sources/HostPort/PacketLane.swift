@@ -17,7 +17,7 @@ struct PacketLane: ~Copyable {
   private let fd: CInt
   private let headerLength: Int
   /// A packet that was dropped has not left in parts: nobody cut it on the way to the device.
-  private let dropsWhole: Bool
+  let dropsWhole: Bool
   let state = HotState(State())
   /// Keeps `fd` open.
   private let socket: PacketSocket?
@@ -27,6 +27,10 @@ struct PacketLane: ~Copyable {
     var isInUse = false
     /// Since when everything is dropped; 0: something was taken.
     var droppedSince: UInt64 = 0
+    /// What waits goes by the other lane, since the socket does not take it and has nothing on its way.
+    var isLeaving = false
+    /// Where the last packet was sent.
+    var cpu: CInt = -1
   }
 
   /// - Parameters:
@@ -51,8 +55,27 @@ struct PacketLane: ~Copyable {
 
   /// Frames may go by the other lane again: everything that was sent in this one has left.
   func isLeft() -> Bool {
-    if waiting.count > 0 || PacketSocket.isBusy(fd) { return false }
+    if waiting.count > 0 || isBusy { return false }
+    leave()
+    return true
+  }
+
+  /// Frames go by the other lane from now on.
+  func leave() {
     isInUse = false
+    state.value.isLeaving = false
+  }
+
+  /// Something is on its way in this lane.
+  var isBusy: Bool { PacketSocket.isBusy(fd) }
+
+  /// Whether what is sent now stays behind what was sent before.  The kernel chooses a hardware queue
+  /// by the CPU that sends (XPS), packet by packet, and the scheduler may have moved this thread.
+  func staysInLine() -> Bool {
+    let cpu = PinnedThread.currentCPU
+    if cpu == state.value.cpu { return true }
+    if isInUse && isBusy { return false }
+    state.value.cpu = cpu
     return true
   }
 

@@ -21,7 +21,9 @@ extension XDPQueue {
       count(bulkBusy, 1)
       return .cut
     }
-    guard sendWaiting() else { return .wait }
+    guard sendWaiting(), lane.staysInLine() else { return .wait }
+    // Those that waited may have left by the other lane just now.
+    if !lane.isInUse && !isEmpty() { return .cut }
     switch lane.send(packet) {
     case .sent:
       lane.isInUse = true
@@ -29,6 +31,11 @@ extension XDPQueue {
       return .taken
     case .full: return .wait
     case .dropped:
+      if isRepeatable && lane.dropsWhole && !lane.isBusy {
+        // Not for want of room: it is none that kernel and device can cut.
+        count(bulkRefused, 1)
+        return .cut
+      }
       // Or a part of it is on its way.
       lane.isInUse = true
       if isRepeatable && lane.isPatient(isCut: true) { return .wait }
@@ -74,9 +81,11 @@ extension XDPQueue {
   /// all of them.  Their number is bounded by the transmit budget, and a guest without frames waits.
   @inline(never)
   func sendWaiting() -> Bool {
+    if lane.state.value.isLeaving { return leaveLane() }
     var done = 0
     var end = 0
     loop: while done < lane.waiting.count {
+      guard lane.staysInLine() else { break }
       switch lane.send(from: done, end: &end) {
       case .sent: count(bulkFrames, 1)
       case .full: break loop
@@ -86,8 +95,10 @@ extension XDPQueue {
         count(deviceRefused, 1)
       case .linkDown: count(linkDown, 1)
       case .refused:
-        count(bulkFrames, 1)
-        count(deviceRefused, 1)
+        // The socket has narrower limits for a frame with more than one tag than AF_XDP, where it goes
+        // when nothing is before it.
+        lane.state.value.isLeaving = !lane.isBusy
+        break loop
       }
       for i in done..<end {
         unsafe socket.rings.value.transmitFrames.push(lane.waiting[i].token)
@@ -95,7 +106,28 @@ extension XDPQueue {
       done = end
     }
     if done > 0 { lane.waiting.removeFirst(done) }
+    countWaiting()
+    return lane.state.value.isLeaving ? leaveLane() : lane.waiting.count == 0
+  }
+
+  private func countWaiting() {
     bulkWaiting.store(UInt64(lane.waiting.packetCount), ordering: .relaxed)
-    return lane.waiting.count == 0
+  }
+
+  /// Puts the frames that wait into the TX ring; returns whether that was all of them.
+  private func leaveLane() -> Bool {
+    let count = lane.waiting.count
+    var done = count
+    if link.value.isDown && !linkIsUpAgain() {
+      countLinkDown(lane.waiting, 0..<count)
+      for i in 0..<count { unsafe socket.rings.value.transmitFrames.push(lane.waiting[i].token) }
+    } else {
+      done = enqueue(lane.waiting, count)
+    }
+    lane.waiting.removeFirst(done)
+    countWaiting()
+    guard done == count else { return false }
+    lane.leave()
+    return true
   }
 }

@@ -240,7 +240,7 @@ final class XDPQueue: HostPortQueue {
   /// Puts frames into the TX ring, in order, as long as there are places.
   /// - Returns: frames of the batch that are done with.
   @inline(__always)
-  private func enqueue(_ batch: borrowing FrameBatch, _ count: Int) -> Int {
+  func enqueue(_ batch: borrowing FrameBatch, _ count: Int) -> Int {
     let slots = socket.rings.value.transmit.reserve(UInt32(truncatingIfNeeded: count))
     let layout = socket.rings.value.layout
     if framesPerPacket > 1 { return enqueuePackets(batch, slots, layout) }
@@ -304,7 +304,14 @@ final class XDPQueue: HostPortQueue {
   }
 
   func flush() -> Bool {
-    if lane.waiting.count > 0 && !sendWaiting() { return true }
+    if lane.waiting.count > 0 && !sendWaiting() {
+      if lane.state.value.isLeaving { _ = flushRing() }
+      return true
+    }
+    return flushRing()
+  }
+
+  private func flushRing() -> Bool {
     var before = socket.rings.value.transmit.pending
     guard before > 0 else { return false }
     guard socket.rings.value.transmit.needsWakeUp else { return true }
@@ -337,14 +344,14 @@ final class XDPQueue: HostPortQueue {
     return true
   }
 
-  private func countLinkDown(_ batch: borrowing FrameBatch, _ frames: Range<Int>) {
+  func countLinkDown(_ batch: borrowing FrameBatch, _ frames: Range<Int>) {
     var packets = 0
     for i in frames { if unsafe !batch[i].continues { packets &+= 1 } }
     count(linkDown, packets)
   }
 
   /// Asks the kernel again; what waits in the ring goes out then.
-  private func linkIsUpAgain() -> Bool {
+  func linkIsUpAgain() -> Bool {
     switch XDPSocket.wakeTransmit(fd) {
     case .linkDown, .gone: return false
     case .refused: count(deviceRefused, 1)

@@ -45,6 +45,9 @@ public struct PinnedThread: ~Copyable, Sendable {
     return cpus.prefix(max(0, Int(count))).map(Int.init)
   }
 
+  /// The CPU that the calling thread runs on now.
+  public static var currentCPU: CInt { clinux_current_cpu() }
+
   private final class Start: Sendable {
     let name: String
     let cpu: Int?

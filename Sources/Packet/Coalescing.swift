@@ -104,7 +104,8 @@ public struct ReceivedSegment: Sendable, BitwiseCopyable {
   public static func look(
     at frame: UnsafeRawPointer, count: Int, wanted: MergeKinds
   ) -> Look {
-    guard count >= 42 else { return .foreign }
+    // The last fragment of a datagram may be as short as that.
+    guard count >= 42 else { return count > 34 ? .unclear : .foreign }
     var network = 14
     var type = unsafe frame.word(12)
     // Two VLAN tags at most.
@@ -117,7 +118,7 @@ public struct ReceivedSegment: Sendable, BitwiseCopyable {
       }
     }
     if type == 0x0800 {
-      guard count >= network &+ 28 else { return .foreign }
+      guard count >= network &+ 28 else { return .unclear }
       let number = unsafe frame.byte(network &+ 9)
       let kind: MergeKinds = number == 6 ? .tcp4 : number == 17 ? .udp4 : []
       guard !kind.isDisjoint(with: wanted) else { return .foreign }

@@ -104,7 +104,7 @@ package final class ReceiveFeed {
         let dropped = sift(held)
         if held.count == 0 { return dropped }
       }
-      if target.merges && held.count > 1 { target.merge(held, by: coalescer) }
+      if held.count > 1 && target.merges() { target.merge(held, by: coalescer) }
     }
     let done = target.deliver(held)
     target.publish()

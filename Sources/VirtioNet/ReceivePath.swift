@@ -72,9 +72,21 @@ package final class ReceivePath {
     state.value.kinds = taken.mergeKinds
   }
 
-  /// Frames may be merged, and marked as verified.
-  var merges: Bool {
-    @inline(__always) get { !state.value.kinds.isEmpty && state.value.mostMerged > 1 }
+  /// Whether the frames of a batch may be merged, and marked as verified; to be asked once a batch.
+  @inline(__always)
+  func merges() -> Bool {
+    if state.value.kinds.isEmpty { return false }
+    return state.value.mostMerged > 1 || triesAgain()
+  }
+
+  /// Where there was no room for two, it is tried again after as many batches as packets elsewhere.
+  @inline(never)
+  private func triesAgain() -> Bool {
+    state.value.fullMerges &+= 1
+    guard state.value.fullMerges >= ReceivePath.fullMergesForMore else { return false }
+    state.value.fullMerges = 0
+    state.value.mostMerged = 2
+    return true
   }
 
   /// Merges what may be merged for this driver.

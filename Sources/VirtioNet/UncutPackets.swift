@@ -47,7 +47,9 @@ extension TransmitPath {
   /// (`first` of them) it has to wait for its turn.
   @inline(never)
   func sendUncut(_ plan: Segmentation, behind first: Int) -> BulkOutcome {
-    guard !uncut.isClosed, plan.fitsUncut,
+    // Others than the usual headers are not everywhere what the kernel, or a card, cuts well: what it
+    // drops for that would look as if there were no room.
+    guard !uncut.isClosed, plan.fitsUncut, plan.headers.areUsual,
       plan.longest &- plan.headers.networkStart <= uncut.mtu
     else { return .cut }
     if first > 0 { return .wait }

@@ -1,46 +1,11 @@
 import AFXDP
+import CLinux
 import Glibc
 import Linux
 import Packet
 import Testing
 
 @testable import HostPort
-
-/// A large TCP packet as it is sent uncut: Ethernet, IPv4, TCP, and as much payload.
-private struct LargePacket {
-  let bytes: [UInt8]
-  var header = VirtioNetHeader(low: 0, high: 0)
-
-  init(payload: Int, number: Int = 0) {
-    func word(_ value: Int) -> [UInt8] { [UInt8(value >> 8 & 0xff), UInt8(value & 0xff)] }
-    var ip: [UInt8] = [0x45, 0] + word(40 + payload) + [0, 0, 0x40, 0, 64, 6, 0, 0]
-    ip += [192, 0, 2, 1, 192, 0, 2, 2]
-    let tcp = word(1) + word(2) + word(number >> 16) + word(number) + word(0) + word(0)
-    let link = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0] as [UInt8]
-    let rest = word(0x5010) + word(256) + word(0) + word(0)
-    bytes = link + ip + tcp + rest + [UInt8](repeating: 0x5a, count: payload)
-    header.flags = 1
-    header.gsoType = 1
-    header.headerLength = 54
-    header.gsoSize = 1400
-    header.checksumStart = 34
-    header.checksumOffset = 16
-  }
-
-  /// - Parameter isTorn: its last byte lies where there is no memory.
-  func send(by queue: any HostPortQueue, isTorn: Bool = false) -> BulkOutcome {
-    let packet = GatheredPacket()
-    let words = header.words
-    packet.removeAll(header: words.low, words.high)
-    return unsafe bytes.withUnsafeBytes {
-      _ = unsafe packet.append($0.baseAddress!, count: 54)
-      _ = unsafe packet.append($0.baseAddress! + 54, count: bytes.count - 55)
-      let last = unsafe $0.baseAddress! + bytes.count - 1
-      _ = unsafe packet.append(isTorn ? UnsafeRawPointer(bitPattern: 16)! : last, count: 1)
-      return queue.sendUncut(packet, isRepeatable: true)
-    }
-  }
-}
 
 private func bulkOptions(_ interface: XDPInterface) -> XDPPortOptions {
   var options = options(interface)
@@ -170,6 +135,62 @@ extension OnInterfaces {
         #expect(queue.statistics["device_refused"] == 1)
         #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
         #expect(queue.statistics["device_refused"] == 2)
+      }
+    }
+
+    @Test(
+      "a packet that the kernel cannot cut, with the tag 0x9100, is left to the caller, at once")
+    func oldTag() throws {
+      try PrivateNetwork.withVeth { a, b in
+        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
+        var packet = LargePacket(payload: 6000)
+        packet.bytes.insert(contentsOf: [0x91, 0, 0, 5], at: 12)
+        packet.header.headerLength = 58
+        packet.header.checksumStart = 38
+        #expect(packet.send(by: queue) == .cut)
+        #expect(queue.statistics["bulk_refused"] == 1)
+        #expect(queue.statistics["device_refused"] == 0)
+      }
+    }
+
+    @Test("a full frame with a provider's tag, which a packet socket refuses, waits for AF_XDP")
+    func providerTag() throws {
+      try PrivateNetwork.withVeth { a, b in
+        slowDown(a, holding: 300_000)
+        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
+        let kernel = try PacketSocket(b)
+        var full = frame(size: 1518, number: 3)
+        full.replaceSubrange(12..<18, with: [0x88, 0xa8, 0, 5, 0x88, 0xb5])
+        queue.send([full])
+        #expect(kernel.collect().map(\.count).contains { $0 >= 1514 }, "by AF_XDP")
+        while LargePacket(payload: 60000).send(by: queue) == .taken {}
+        queue.send([full])
+        while queue.flush() { usleep(1000) }
+        #expect(queue.statistics["device_refused"] == 0)
+        #expect(kernel.collect().map(\.count).contains { $0 == 1514 || $0 == 1518 }, "by the lane")
+        while queue.flush() { usleep(1000) }
+        #expect(LargePacket(payload: 60000).send(by: queue) == .taken, "and the lane is open again")
+      }
+    }
+
+    @Test(
+      "while packets are on their way, one from another CPU waits: it may get another hardware queue"
+    )
+    func otherCPU() throws {
+      var cpus = [CInt](repeating: 0, count: 64)
+      let count = unsafe clinux_allowed_cpus(&cpus, 64)
+      guard count >= 2 else { return }
+      defer { clinux_pin_thread(cpus[0]) }
+      try PrivateNetwork.withVeth { a, _ in
+        slowDown(a, holding: 300_000)
+        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
+        #expect(clinux_pin_thread(cpus[0]) == 0)
+        #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
+        #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
+        #expect(clinux_pin_thread(cpus[1]) == 0)
+        #expect(LargePacket(payload: 60000).send(by: queue) == .wait)
+        #expect(clinux_pin_thread(cpus[0]) == 0)
+        #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
       }
     }
 

@@ -1,6 +1,7 @@
 // Merged packets for which there is no room, or that nobody wants any more.
 import Glibc
 import GuestDriver
+import GuestMemory
 import Testing
 import VirtioNet
 import Virtqueue
@@ -58,6 +59,28 @@ struct MergeRoomTests {
     #expect(fixture.counters.dropped(.noGuestBuffers) == 0)
     // From 64 to 32; the next batch waits again, down to 4 at last.
     #expect(waits >= 1 && waits <= 4, "\(waits)")
+  }
+
+  @Test("a ring that was short of buffers once merges again later")
+  func comesBack() throws {
+    var fixture = try ReceiveFixture(features: .merging, ram: GuestRAM(bytes: 256 << 20))
+    fixture.port[0].inject(segments(2, seed: 20))
+    try fixture.offer([1400])
+    fixture.pump()
+    #expect(fixture.feed.isStalled)
+    usleep(UInt32(ReceiveFeed.patience + 20) * 1000)
+    fixture.feed.shedIfDue()
+    while fixture.driver.outstanding < 8 { try fixture.offer([1600]) }
+    fixture.pump()
+    _ = try fixture.collectWithHeaders()
+    var merged = 0
+    for round in 0..<1040 {
+      while fixture.driver.outstanding < 8 { try fixture.offer([1600]) }
+      fixture.port[0].inject(segments(2, seed: UInt64(round)))
+      fixture.pump()
+      merged += try fixture.collectWithHeaders().count { $0.header[1] != 0 }
+    }
+    #expect(merged > 0)
   }
 
   @Test("what waits merged reaches a driver that does not take that any more as it came")

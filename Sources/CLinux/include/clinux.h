@@ -49,6 +49,9 @@ int clinux_sealed_memory(const char *name, size_t length);
  * what is there.  Both are page aligned.  Returns 0 or -errno. */
 int clinux_map_again(void *target, void *source, size_t length);
 
+/* The CPU that the calling thread runs on now. */
+int clinux_current_cpu(void);
+
 /* Names the calling thread (at most 15 bytes) and, if cpu >= 0, binds it.  0 or -errno. */
 int clinux_name_thread(const char *name);
 int clinux_pin_thread(int cpu);
