@@ -25,7 +25,7 @@ public enum ProcessSettings {
 
   /// Raises the limit of open files to what the administrator allows.
   /// - Returns: the limit now.
-  public static func raiseOpenFileLimit() -> Int {
+  @discardableResult public static func raiseOpenFileLimit() -> Int {
     // RLIMIT_NOFILE is 7 but on Alpha, MIPS and SPARC.
     let resource = __rlimit_resource_t(7)
     var limit = rlimit()
