@@ -1,5 +1,4 @@
 import AFXDP
-import CLinux
 import Glibc
 import Linux
 import Packet
@@ -7,17 +6,11 @@ import Testing
 
 @testable import HostPort
 
-private func bulkOptions(_ interface: XDPInterface) -> XDPPortOptions {
+func bulkOptions(_ interface: XDPInterface) -> XDPPortOptions {
   var options = options(interface)
   options.bulkLane = .auto
   options.segmentsTCP = true
   return options
-}
-
-/// The queueing discipline of a slow link, which holds so many bytes.
-private func slowDown(_ interface: XDPInterface, holding bytes: Int) {
-  #expect(
-    run("tc qdisc add dev \(interface.name) root tbf rate 20mbit burst 70000 limit \(bytes)"))
 }
 
 /// Ten reserved frames, filled with 1,500 bytes each.
@@ -117,80 +110,6 @@ extension OnInterfaces {
         // Both have left: frames go by AF_XDP again.
         queue.send([frame(number: 11)])
         #expect(queue.statistics["bulk_frames"] == 10)
-      }
-    }
-
-    @Test("what a device refuses for long is given up and counted")
-    func refusing() throws {
-      try PrivateNetwork.withVeth { a, _ in
-        // It holds less than the packet.
-        slowDown(a, holding: 30_000)
-        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
-        var tries = 0
-        while LargePacket(payload: 60000).send(by: queue) == .wait {
-          tries += 1
-          usleep(1000)
-        }
-        #expect((10...110).contains(tries), "\(tries)")
-        #expect(queue.statistics["device_refused"] == 1)
-        #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
-        #expect(queue.statistics["device_refused"] == 2)
-      }
-    }
-
-    @Test(
-      "a packet that the kernel cannot cut, with the tag 0x9100, is left to the caller, at once")
-    func oldTag() throws {
-      try PrivateNetwork.withVeth { a, b in
-        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
-        var packet = LargePacket(payload: 6000)
-        packet.bytes.insert(contentsOf: [0x91, 0, 0, 5], at: 12)
-        packet.header.headerLength = 58
-        packet.header.checksumStart = 38
-        #expect(packet.send(by: queue) == .cut)
-        #expect(queue.statistics["bulk_refused"] == 1)
-        #expect(queue.statistics["device_refused"] == 0)
-      }
-    }
-
-    @Test("a full frame with a provider's tag, which a packet socket refuses, waits for AF_XDP")
-    func providerTag() throws {
-      try PrivateNetwork.withVeth { a, b in
-        slowDown(a, holding: 300_000)
-        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
-        let kernel = try PacketSocket(b)
-        var full = frame(size: 1518, number: 3)
-        full.replaceSubrange(12..<18, with: [0x88, 0xa8, 0, 5, 0x88, 0xb5])
-        queue.send([full])
-        #expect(kernel.collect().map(\.count).contains { $0 >= 1514 }, "by AF_XDP")
-        while LargePacket(payload: 60000).send(by: queue) == .taken {}
-        queue.send([full])
-        while queue.flush() { usleep(1000) }
-        #expect(queue.statistics["device_refused"] == 0)
-        #expect(kernel.collect().map(\.count).contains { $0 == 1514 || $0 == 1518 }, "by the lane")
-        while queue.flush() { usleep(1000) }
-        #expect(LargePacket(payload: 60000).send(by: queue) == .taken, "and the lane is open again")
-      }
-    }
-
-    @Test(
-      "while packets are on their way, one from another CPU waits: it may get another hardware queue"
-    )
-    func otherCPU() throws {
-      var cpus = [CInt](repeating: 0, count: 64)
-      let count = unsafe clinux_allowed_cpus(&cpus, 64)
-      guard count >= 2 else { return }
-      defer { clinux_pin_thread(cpus[0]) }
-      try PrivateNetwork.withVeth { a, _ in
-        slowDown(a, holding: 300_000)
-        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
-        #expect(clinux_pin_thread(cpus[0]) == 0)
-        #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
-        #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
-        #expect(clinux_pin_thread(cpus[1]) == 0)
-        #expect(LargePacket(payload: 60000).send(by: queue) == .wait)
-        #expect(clinux_pin_thread(cpus[0]) == 0)
-        #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
       }
     }
 

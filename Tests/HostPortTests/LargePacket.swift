@@ -1,7 +1,9 @@
 // A packet that is to be cut, and how it is handed to a port queue.
+import AFXDP
 import HostPort
 import Linux
 import Packet
+import Testing
 
 /// A large TCP packet as it is sent uncut: Ethernet, IPv4, TCP, and as much payload.
 struct LargePacket {
@@ -37,4 +39,12 @@ struct LargePacket {
       return queue.sendUncut(packet, isRepeatable: true)
     }
   }
+}
+
+/// The queueing discipline of a slow link, which holds so many bytes.
+func slowDown(_ interface: XDPInterface, to megabits: Int = 20, holding bytes: Int) {
+  #expect(
+    run(
+      "tc qdisc add dev \(interface.name) root tbf rate \(megabits)mbit burst 70000 "
+        + "limit \(bytes)"))
 }

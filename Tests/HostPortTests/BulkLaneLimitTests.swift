@@ -1,0 +1,98 @@
+// What the bulk lane does not take: for want of room, or because kernel and device cannot.
+import AFXDP
+import CLinux
+import Glibc
+import Linux
+import Packet
+import Testing
+
+@testable import HostPort
+
+extension OnInterfaces {
+  @Suite struct BulkLaneLimitTests {
+    @Test("what a device refuses for long is given up and counted")
+    func refusing() throws {
+      try PrivateNetwork.withVeth { a, _ in
+        // It holds one packet, for a quarter of a second.
+        slowDown(a, to: 2, holding: 100_000)
+        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
+        for _ in 0..<2 { #expect(LargePacket(payload: 60000).send(by: queue) == .taken) }
+        var tries = 0
+        while LargePacket(payload: 60000).send(by: queue) == .wait {
+          tries += 1
+          usleep(1000)
+        }
+        #expect((10...110).contains(tries), "\(tries)")
+        #expect(queue.statistics["device_refused"] == 1)
+        #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
+        #expect(queue.statistics["device_refused"] == 2)
+      }
+    }
+
+    @Test("what a device refuses although nothing is on its way is left to the caller to cut")
+    func tooSmall() throws {
+      try PrivateNetwork.withVeth { a, _ in
+        slowDown(a, holding: 30_000)
+        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
+        #expect(LargePacket(payload: 60000).send(by: queue) == .cut)
+        #expect(queue.statistics["bulk_refused"] == 1)
+        #expect(queue.statistics["device_refused"] == 0)
+      }
+    }
+
+    @Test(
+      "a packet that the kernel cannot cut, with the tag 0x9100, is left to the caller, at once")
+    func oldTag() throws {
+      try PrivateNetwork.withVeth { a, b in
+        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
+        var packet = LargePacket(payload: 6000)
+        packet.bytes.insert(contentsOf: [0x91, 0, 0, 5], at: 12)
+        packet.header.headerLength = 58
+        packet.header.checksumStart = 38
+        #expect(packet.send(by: queue) == .cut)
+        #expect(queue.statistics["bulk_refused"] == 1)
+        #expect(queue.statistics["device_refused"] == 0)
+      }
+    }
+
+    @Test("a full frame with a provider's tag, which a packet socket refuses, waits for AF_XDP")
+    func providerTag() throws {
+      try PrivateNetwork.withVeth { a, b in
+        slowDown(a, holding: 300_000)
+        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
+        let kernel = try PacketSocket(b)
+        var full = frame(size: 1518, number: 3)
+        full.replaceSubrange(12..<18, with: [0x88, 0xa8, 0, 5, 0x88, 0xb5])
+        queue.send([full])
+        #expect(kernel.collect().map(\.count).contains { $0 >= 1514 }, "by AF_XDP")
+        while LargePacket(payload: 60000).send(by: queue) == .taken {}
+        queue.send([full])
+        while queue.flush() { usleep(1000) }
+        #expect(queue.statistics["device_refused"] == 0)
+        #expect(kernel.collect().map(\.count).contains { $0 == 1514 || $0 == 1518 }, "by the lane")
+        #expect(LargePacket(payload: 60000).send(by: queue) == .taken, "and the lane is open again")
+      }
+    }
+
+    @Test(
+      "while packets are on their way, one from another CPU waits: it may get another hardware queue"
+    )
+    func otherCPU() throws {
+      var cpus = [CInt](repeating: 0, count: 64)
+      let count = unsafe clinux_allowed_cpus(&cpus, 64)
+      guard count >= 2 else { return }
+      defer { clinux_pin_thread(cpus[0]) }
+      try PrivateNetwork.withVeth { a, _ in
+        slowDown(a, holding: 300_000)
+        let queue = try XDPPort(bulkOptions(a)).openQueue(0)
+        #expect(clinux_pin_thread(cpus[0]) == 0)
+        #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
+        #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
+        #expect(clinux_pin_thread(cpus[1]) == 0)
+        #expect(LargePacket(payload: 60000).send(by: queue) == .wait)
+        #expect(clinux_pin_thread(cpus[0]) == 0)
+        #expect(LargePacket(payload: 60000).send(by: queue) == .taken)
+      }
+    }
+  }
+}
