@@ -208,6 +208,9 @@ public enum UnixSocketError: Error, Equatable, Sendable, CustomStringConvertible
     case ENOENT: "; create the directory first"
     case EPERM where call == "chown":
       "; this user is not in the group, and has no CAP_CHOWN"
+    case EACCES where call == "connect":
+      "; this user may not write to the socket, also if it is root, which has given up its privileges by "
+        + "then: be the user, or in the group, of the front-end"
     case EACCES, EPERM: "; this user may not write to the directory or the socket"
     case EMFILE, ENFILE: "; raise the limit of open files (`ulimit -n`, systemd: LimitNOFILE=)"
     case EADDRINUSE: "; another process took the path at this moment"

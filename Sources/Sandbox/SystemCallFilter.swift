@@ -51,6 +51,14 @@ public enum SystemCallFilter {
     // A failed check of the runtime ends the process by a signal to itself.
     try rules.allow("tgkill", where: [Argument(0, equals: UInt64(getpid()))])
     try rules.allow("prctl", where: [Argument(0, equals: UInt64(PR_SET_NAME))])
+    // Of this process alone.
+    for call in ["prlimit64", "sched_setaffinity"] {
+      try rules.allow(call, where: [Argument(0, equals: 0)])
+    }
+    // None that have a signal sent to others (F_SETOWN), or that lock and lease.
+    for command in fileCommands {
+      try rules.allow("fcntl", where: [Argument(1, equals: UInt64(command))])
+    }
     for request in ioctls {
       try rules.allow("ioctl", where: [Argument(1, equals: request)])
     }
@@ -60,7 +68,7 @@ public enum SystemCallFilter {
   private static let always = [
     // Packets, front-ends, notifications.
     "read", "write", "readv", "writev", "recvfrom", "recvmsg", "sendto", "sendmsg", "accept4",
-    "getsockopt", "getpeername", "shutdown", "close", "fcntl", "epoll_create1", "epoll_ctl",
+    "getsockopt", "getpeername", "shutdown", "close", "epoll_create1", "epoll_ctl",
     "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "eventfd2", "signalfd4",
     "timerfd_create", "timerfd_settime", "fstat", "newfstatat", "lseek",
     // What a peer's descriptor is, and calls on one that must not last (Sources/CLinux/foreign_*.c).
@@ -68,14 +76,17 @@ public enum SystemCallFilter {
     // Memory: the guest's, in-flight areas, postcopy, our own.
     "munmap", "mremap", "madvise", "brk", "memfd_create", "ftruncate", "userfaultfd", "fallocate",
     // Threads, time, the end.
-    "futex", "sched_yield", "sched_getaffinity", "sched_setaffinity", "getcpu", "set_robust_list",
+    "futex", "sched_yield", "sched_getaffinity", "getcpu", "set_robust_list",
     "rseq", "gettid", "getpid", "getuid", "geteuid", "getgid", "getegid", "clock_gettime",
     "clock_getres",
     "clock_nanosleep", "nanosleep", "gettimeofday", "time", "restart_syscall", "rt_sigprocmask",
     "rt_sigaction", "rt_sigreturn", "sigaltstack", "rt_sigtimedwait", "rt_sigsuspend", "pause",
-    "getrandom", "prlimit64", "uname",
+    "getrandom", "uname",
     "sysinfo", "membarrier", "exit", "exit_group",
   ]
+
+  /// Flags, copies and seals: F_DUPFD_CLOEXEC, F_ADD_SEALS and F_GET_SEALS are macros.
+  private static let fileCommands = [F_GETFD, F_SETFD, F_GETFL, F_SETFL, 1030, 1033, 1034]
 
   /// Bytes that wait in a socket, an interface's features (ethtool), and userfaultfd's.
   private static let ioctls: [UInt64] = [

@@ -54,7 +54,8 @@ struct SandboxTests {
     "signal another process", "io_uring", "Internet socket", "packet socket", "AF_XDP socket",
     "request to a device", "executable memory", "memory made executable",
     "set privileges", "remove elsewhere", "become another user", "enter a namespace", "bind",
-    "set an option of a socket", "make a folder", "make a file", "change permissions",
+    "set an option of a socket", "have a signal sent", "limit another process", "make a folder",
+    "make a file", "change permissions",
   ]
 
   @Test("a server goes on serving, and removes its socket, and can do nothing else")

@@ -67,6 +67,8 @@ struct SandboxProbe {
     attempt("enter a namespace", SYS_setns, Int(null), 0)
     attempt("bind", SYS_bind, Int(null))
     attempt("set an option of a socket", SYS_setsockopt, Int(null))
+    attempt("have a signal sent", SYS_fcntl, Int(null), 8, 1)
+    attempt("limit another process", SYS_prlimit64, Int(getppid()), 7)
     withName(directory + "/made") {
       attempt("make a folder", SYS_mkdir, $0, 0o700)
       attempt("make a file", SYS_creat, $0, 0o600)
