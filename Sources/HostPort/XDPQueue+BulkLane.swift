@@ -69,9 +69,7 @@ extension XDPQueue {
   @inline(never)
   func transmitByLane(_ batch: borrowing FrameBatch, count: Int) {
     for i in 0..<count { unsafe lane.waiting.append(batch[i]) }
-    for i in count..<batch.count {
-      unsafe socket.rings.value.transmitFrames.push(batch[i].token)
-    }
+    giveBack(count..<batch.count, of: batch)
     link.value.handedOut &-= UInt32(truncatingIfNeeded: batch.count)
     batch.removeAll()
     _ = sendWaiting()
@@ -100,14 +98,17 @@ extension XDPQueue {
         lane.state.value.isLeaving = !lane.isBusy
         break loop
       }
-      for i in done..<end {
-        unsafe socket.rings.value.transmitFrames.push(lane.waiting[i].token)
-      }
+      giveBack(done..<end, of: lane.waiting)
       done = end
     }
     if done > 0 { lane.waiting.removeFirst(done) }
     countWaiting()
     return lane.state.value.isLeaving ? leaveLane() : lane.waiting.count == 0
+  }
+
+  /// To the frames that are free.
+  private func giveBack(_ frames: Range<Int>, of batch: borrowing FrameBatch) {
+    for i in frames { unsafe socket.rings.value.transmitFrames.push(batch[i].token) }
   }
 
   private func countWaiting() {
@@ -120,7 +121,7 @@ extension XDPQueue {
     var done = count
     if link.value.isDown && !linkIsUpAgain() {
       countLinkDown(lane.waiting, 0..<count)
-      for i in 0..<count { unsafe socket.rings.value.transmitFrames.push(lane.waiting[i].token) }
+      giveBack(0..<count, of: lane.waiting)
     } else {
       done = enqueue(lane.waiting, count)
     }
