@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "clinux.h"
+#include "foreign.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,6 +26,8 @@ ssize_t clinux_recv_fds(int socket, void *buffer, size_t length, int *fds, int *
                            .msg_iovlen = 1,
                            .msg_control = control.bytes,
                            .msg_controllen = sizeof control.bytes};
+  /* Then the kernel keeps the descriptors to itself. */
+  if (clinux_foreign_waiting() > CLINUX_MOST_WAITING) message.msg_controllen = 0;
   *count = 0;
   ssize_t received;
   do
@@ -40,11 +43,11 @@ ssize_t clinux_recv_fds(int socket, void *buffer, size_t length, int *fds, int *
       if (*count < CLINUX_MAX_FDS)
         fds[(*count)++] = fd;
       else
-        close(fd);
+        clinux_foreign_close(fd);
     }
   }
   if (message.msg_flags & MSG_CTRUNC) {
-    while (*count) close(fds[--*count]);
+    while (*count) clinux_foreign_close(fds[--*count]);
     return -EMSGSIZE;
   }
   return received;

@@ -4,7 +4,7 @@
  * - F_GET_SEALS is answered by tmpfs (memfd_create, /dev/shm) and hugetlbfs alone, from memory.
  * - statx(2) that asks for nothing and wants no synchronisation gives type and device, from memory.
  * - An eventfd is of the device of all anonymous files, and of these the only one that takes eight
- *   bytes; zero is added, which nobody sees.  It is not asked by poll or epoll, since one epoll set in
+ *   bytes; zero is added, which wakes who waits for it once for nothing.  It is not asked by poll or epoll, since one epoll set in
  *   another asks whatever is in that. */
 #define _GNU_SOURCE
 #include "foreign.h"
@@ -70,12 +70,9 @@ int clinux_is_pipe(int fd) {
   return look(fd, &device) == S_IFIFO;
 }
 
-/* Sockets of other families may linger. */
+/* Sockets may linger, and a Unix one closes the descriptors that nobody has received from it. */
 static int closes_at_once(int fd) {
-  int domain = 0;
-  socklen_t size = sizeof domain;
-  return clinux_is_shared_memory(fd) || is_anonymous(fd) || clinux_is_pipe(fd) ||
-         (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX);
+  return clinux_is_shared_memory(fd) || is_anonymous(fd) || clinux_is_pipe(fd);
 }
 
 /* What waits for the thread that closes; it runs while there is something. */
@@ -84,7 +81,7 @@ struct waiting {
   struct waiting *next;
 };
 static struct waiting *first;
-static int runs;
+static int runs, count;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void *close_waiting(void *unused) {
@@ -100,11 +97,21 @@ static void *close_waiting(void *unused) {
     if (!next) return NULL;
     close(next->fd);
     free(next);
+    pthread_mutex_lock(&lock);
+    count--;
+    pthread_mutex_unlock(&lock);
   }
 }
 
-void clinux_foreign_close(int fd) {
-  struct waiting *new = closes_at_once(fd) ? NULL : malloc(sizeof *new);
+int clinux_foreign_waiting(void) {
+  pthread_mutex_lock(&lock);
+  int waiting = count;
+  pthread_mutex_unlock(&lock);
+  return waiting;
+}
+
+static void close_elsewhere(int fd) {
+  struct waiting *new = malloc(sizeof *new);
   if (!new) {
     close(fd);
     return;
@@ -113,6 +120,7 @@ void clinux_foreign_close(int fd) {
   pthread_mutex_lock(&lock);
   new->next = first;
   first = new;
+  count++;
   int starts = !runs;
   runs = 1;
   pthread_mutex_unlock(&lock);
@@ -122,4 +130,21 @@ void clinux_foreign_close(int fd) {
     pthread_detach(thread);
   else
     close_waiting(NULL);
+}
+
+void clinux_foreign_close(int fd) {
+  if (closes_at_once(fd))
+    close(fd);
+  else
+    close_elsewhere(fd);
+}
+
+void clinux_hang_up(int fd) {
+  char byte;
+  /* Nothing is added to the queue from here on. */
+  shutdown(fd, SHUT_RDWR);
+  if (recv(fd, &byte, sizeof byte, MSG_PEEK | MSG_DONTWAIT) > 0)
+    close_elsewhere(fd);
+  else
+    close(fd);
 }

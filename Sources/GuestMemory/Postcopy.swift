@@ -122,32 +122,41 @@ private final class BusySince: Sendable {
 @safe
 private final class ArrivingRegions: Sendable {
   let faults: UserFaults
-  private let regions = Mutex<[MemoryRegion]>([])
+  private struct Regions {
+    var all: [MemoryRegion] = []
+    /// Nobody watches any more.
+    var areAbandoned = false
+  }
+  private let regions = Mutex(Regions())
 
   init() throws(Errno) { faults = try UserFaults() }
 
+  /// - Throws: EPIPE if the front-end has hung up: what it sent before may still be read.
   func register(_ region: MemoryRegion) throws(Errno) {
-    try unsafe faults.register(region.window.pages)
-    regions.withLock { $0.append(region) }
+    try regions.withLock { (regions) throws(Errno) in
+      guard !regions.areAbandoned else { throw Errno(EPIPE) }
+      try unsafe faults.register(region.window.pages)
+      regions.all.append(region)
+    }
   }
 
   func keep(_ memory: GuestMemory) {
     regions.withLock { regions in
-      regions.removeAll { region in !memory.regions.contains { $0 === region } }
+      regions.all.removeAll { region in !memory.regions.contains { $0 === region } }
     }
   }
 
   func finish() {
     regions.withLock { regions in
-      for region in regions { unsafe faults.unregister(region.window.pages) }
-      regions = []
+      for region in regions.all { unsafe faults.unregister(region.window.pages) }
+      regions.all = []
     }
   }
 
   func abandon() {
     regions.withLock { regions in
-      for region in regions { unsafe faults.abandon(region.window.pages) }
-      regions = []
+      for region in regions.all { unsafe faults.abandon(region.window.pages) }
+      regions = Regions(areAbandoned: true)
     }
   }
 }

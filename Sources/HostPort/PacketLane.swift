@@ -70,7 +70,8 @@ struct PacketLane: ~Copyable {
   var isBusy: Bool { PacketSocket.isBusy(fd) }
 
   /// Whether what is sent now stays behind what was sent before.  The kernel chooses a hardware queue
-  /// by the CPU that sends (XPS), packet by packet, and the scheduler may have moved this thread.
+  /// by the CPU that sends (XPS), packet by packet, and the scheduler may have moved this thread.  (It
+  /// may do so once more before the call; a worker that is bound, by `--cpus`, stays where it is.)
   func staysInLine() -> Bool {
     let cpu = PinnedThread.currentCPU
     if cpu == state.value.cpu { return true }

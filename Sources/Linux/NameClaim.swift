@@ -43,12 +43,16 @@ public struct NameClaim: ~Copyable, Sendable {
   /// For an epoll set: readable while somebody asks who holds the name.
   public var raw: CInt { socket.raw }
 
-  /// Hangs up on those who asked; the kernel has answered them already.
+  /// Hangs up on those who asked, who may be anybody; the kernel has answered them already.
   public func dismissCallers() {
-    while true {
+    for _ in 0..<64 {
       let caller = accept4(socket.raw, nil, nil, CInt(SOCK_CLOEXEC.rawValue))
-      guard caller >= 0 else { return }
-      close(caller)
+      guard caller >= 0 else {
+        // They stay in the queue then, and would be reported again at once.
+        if errno == EMFILE || errno == ENFILE { usleep(100_000) }
+        return
+      }
+      clinux_hang_up(caller)
     }
   }
 

@@ -22,6 +22,11 @@ struct NetlinkSocket: ~Copyable {
       adopting: try checkedCall {
         socket(AF_NETLINK, CInt(SOCK_RAW.rawValue) | CInt(SOCK_CLOEXEC.rawValue), family)
       })
+    // The kernel answers in the call that asks, or has lost the answer.
+    var limit = timeval(tv_sec: 2, tv_usec: 0)
+    let size = socklen_t(MemoryLayout<timeval>.size)
+    let raw = descriptor.raw
+    _ = unsafe setsockopt(raw, SOL_SOCKET, SO_RCVTIMEO, &limit, size)
   }
 
   /// The messages that answer one request.
@@ -61,6 +66,9 @@ struct NetlinkSocket: ~Copyable {
     message.store(request, at: 4, bytes: 2)
     message.store(Int(NLM_F_REQUEST) | Int(NLM_F_ACK) | flags, at: 6, bytes: 2)
     message += body
+    // What is left of an answer that failed in the middle is none to this.
+    var rest: UInt8 = 0
+    while unsafe recv(descriptor.raw, &rest, 1, CInt(MSG_DONTWAIT)) > 0 {}
     guard unsafe Glibc.send(descriptor.raw, message, message.count, 0) == message.count else {
       throw Errno.current
     }

@@ -25,9 +25,9 @@ public struct ServiceNotification: ~Copyable, Sendable {
     watchdogInterval = isForUs ? microseconds.map { max(1, $0 / 1000) } : nil
   }
 
-  /// Start-up is complete.
+  /// Start-up is complete; waits until the manager has room for it, which waits for nothing else.
   /// - Parameter status: a line for people, as for `status`.
-  public borrowing func ready(status: String) { send("READY=1\nSTATUS=\(status)") }
+  public borrowing func ready(status: String) { send("READY=1\nSTATUS=\(status)", waits: true) }
 
   /// A line for people on what the process does now.
   public borrowing func status(_ text: String) { send("STATUS=\(text)") }
@@ -38,13 +38,14 @@ public struct ServiceNotification: ~Copyable, Sendable {
   /// It ends.
   public borrowing func stopping() { send("STOPPING=1") }
 
-  private borrowing func send(_ text: String) {
+  private borrowing func send(_ text: String, waits: Bool = false) {
     switch socket {
     case .some(let socket):
       let raw = socket.raw
       var text = text
+      let flags = CInt(MSG_NOSIGNAL) | (waits ? 0 : CInt(MSG_DONTWAIT))
       _ = text.withUTF8 {
-        unsafe Glibc.send(raw, $0.baseAddress, $0.count, CInt(MSG_DONTWAIT) | CInt(MSG_NOSIGNAL))
+        unsafe Glibc.send(raw, $0.baseAddress, $0.count, flags)
       }
     case nil: break
     }

@@ -91,10 +91,13 @@ public struct ReceivedDescriptors: ~Copyable, Sendable {
 }
 
 public struct UnixSocket: ~Copyable, Sendable {
-  private let descriptor: OwnedDescriptor
+  /// For an epoll set; owned by this value.
+  public let raw: CInt
 
   /// Takes over a connected stream socket.
-  public init(adopting descriptor: consuming OwnedDescriptor) { self.descriptor = descriptor }
+  public init(adopting descriptor: consuming OwnedDescriptor) { raw = descriptor.release() }
+
+  deinit { clinux_hang_up(raw) }
 
   /// Takes over the connected socket that somebody opened for this process (`--fd=N`).
   /// - Throws: if `number` is not an open, connected Unix stream socket.
@@ -109,15 +112,12 @@ public struct UnixSocket: ~Copyable, Sendable {
       hasPeer(number)
     else { throw .unusable(descriptor: number, why: "it is not connected") }
     _ = fcntl(number, F_SETFD, FD_CLOEXEC)
-    descriptor = OwnedDescriptor(adopting: number)
+    raw = number
   }
-
-  /// For an epoll set; owned by this value.
-  public var raw: CInt { descriptor.raw }
 
   /// Process id of the peer (of the listener, if this side connected); nil if it is not known.
   public var peerProcess: Int? {
-    let pid = clinux_peer_pid(descriptor.raw)
+    let pid = clinux_peer_pid(raw)
     return pid > 0 ? Int(pid) : nil
   }
 
@@ -136,7 +136,7 @@ public struct UnixSocket: ~Copyable, Sendable {
     precondition(!range.isEmpty && buffer.indices.contains(range.upperBound - 1))
     var numbers = [CInt](repeating: -1, count: ReceivedDescriptors.maximumCount)
     var count: CInt = 0
-    let raw = descriptor.raw
+    let raw = raw
     let result = unsafe buffer.withUnsafeMutableBytes { bytes in
       unsafe clinux_recv_fds(
         raw, bytes.baseAddress! + range.lowerBound, range.count, &numbers, &count,

@@ -1,8 +1,8 @@
 // Memory whose missing pages come from somebody else (userfaultfd): whoever touches such a page
 // waits until the holder of the descriptor has put it there.
 //
-// Only faults of user code are taken, which needs no privilege; no system call of ours touches
-// memory that is registered.
+// Only faults of user code are taken, which needs no privilege.  A system call that comes to such a page
+// fails with EFAULT (sendmsg of packets that leave uncut: they are cut here then, by user code).
 import CLinux
 import Glibc
 

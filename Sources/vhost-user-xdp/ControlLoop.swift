@@ -129,7 +129,16 @@ struct ControlLoop: ~Copyable {
     LastResort.watch(logger)
     logger.info("ready: \(endpoint.text)")
     manager.ready(status: endpoint.text)
-    defer { close() }
+    do throws(StartFailure) {
+      try serveFrontEnds()
+    } catch {
+      close(status: EXIT_FAILURE)
+      throw error
+    }
+    close(status: EXIT_SUCCESS)
+  }
+
+  private mutating func serveFrontEnds() throws(StartFailure) {
     while true {
       if session == nil, try !acceptFrontEnd() { return }
       var tags: [UInt64] = []
@@ -350,9 +359,9 @@ struct ControlLoop: ~Copyable {
 
   /// Rings first, then the workers; descriptors, mappings and the socket's file go with their
   /// owners.
-  private mutating func close() {
+  private mutating func close(status: CInt) {
     manager.stopping()
-    LastResort.end(logger)
+    LastResort.end(logger, status: status)
     session?.end()
     session = nil
     device.stop()

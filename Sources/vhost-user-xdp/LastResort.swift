@@ -38,16 +38,16 @@ enum LastResort {
     init(_ descriptor: consuming SignalDescriptor) { self.descriptor = descriptor }
   }
 
-  /// The same from now on, whatever it ends for.
-  static func end(_ logger: Logger) {
+  /// The same from now on, whatever it ends for, with the exit status of that.
+  static func end(_ logger: Logger, status: CInt) {
     _ = try? PinnedThread(name: "patience") {
       usleep(UInt32(patience / .microseconds(1)))
-      leave(logger)
+      leave(logger, status: status)
     }
   }
 
-  private static func leave(_ logger: Logger) -> Never {
+  private static func leave(_ logger: Logger, status: CInt = EXIT_SUCCESS) -> Never {
     logger.error("the threads did not end in \(patience); leaving them")
-    _exit(0)
+    _exit(status)
   }
 }

@@ -26,16 +26,20 @@ struct StandardErrorLog: LogHandler {
 
   /// How long the first line waits for a reader, in milliseconds.
   private static let patience: CInt = 100
-  private static let isStuck = Atomic<Bool>(false)
+  /// The reader does not read; locked from the look whether it does to the end of the line.
+  private static let isStuck = Mutex(false)
+  /// PIPE_BUF: so much a pipe that takes anything takes at once.
+  private static let longest = 4096
 
   /// Writes one line; breaks in it become spaces.
   static func write(_ text: String) {
-    let wait = isStuck.load(ordering: .relaxed) ? 0 : patience
-    let takesWrites = ProcessSettings.takesWrites(STDERR_FILENO, within: wait)
-    isStuck.store(!takesWrites, ordering: .relaxed)
-    guard takesWrites else { return }
-    let line = text.split(whereSeparator: \.isNewline).joined(separator: " ")
-    ProcessSettings.write("vhost-user-xdp: \(line)\n", to: STDERR_FILENO)
+    let line = "vhost-user-xdp: " + text.split(whereSeparator: \.isNewline).joined(separator: " ")
+    isStuck.withLock { isStuck in
+      isStuck = !ProcessSettings.takesWrites(STDERR_FILENO, within: isStuck ? 0 : patience)
+      guard !isStuck else { return }
+      let whole = String(decoding: line.utf8.prefix(longest - 1), as: UTF8.self)
+      ProcessSettings.write(whole + "\n", to: STDERR_FILENO)
+    }
   }
 }
 

@@ -16,9 +16,10 @@ final class Pipe {
     writeEnd = EventDescriptor(adopting: OwnedDescriptor(adopting: ends[1]))
   }
 
-  /// Whether no process holds the write end.
+  /// Whether no process holds the write end.  What a peer has sent may be closed by a thread of its own, so
+  /// that is waited for.
   var isClosed: Bool {
     var poller = pollfd(fd: readEnd.raw, events: Int16(POLLIN), revents: 0)
-    return unsafe poll(&poller, 1, 0) == 1 && poller.revents & Int16(POLLHUP) != 0
+    return unsafe poll(&poller, 1, 2000) == 1 && poller.revents & Int16(POLLHUP) != 0
   }
 }

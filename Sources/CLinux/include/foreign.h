@@ -52,3 +52,9 @@ int clinux_is_pipe(int fd);
 /* Closes a peer's descriptor.  What may wait when it is closed, such as a file of a file system in
  * user space, is closed by a thread of its own. */
 void clinux_foreign_close(int fd);
+/* How many of them have not been closed yet; more than CLINUX_MOST_WAITING is an attack. */
+int clinux_foreign_waiting(void);
+enum { CLINUX_MOST_WAITING = 256 };
+/* Hangs up on the peer of a connected Unix stream socket, at once, and closes it, with what the peer has
+ * sent and nobody has received: that may be descriptors, whose end takes as long as the peer likes. */
+void clinux_hang_up(int fd);

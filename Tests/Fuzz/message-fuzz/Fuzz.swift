@@ -175,7 +175,8 @@ private struct Sent {
     readAll(socket.own)
     for (end, name) in [(readEnd, "a descriptor"), (socket.own, "a socket")] {
       var poller = pollfd(fd: end, events: Int16(POLLIN), revents: 0)
-      let ready = unsafe poll(&poller, 1, 0)
+      // A socket is closed by a thread of its own.
+      let ready = unsafe poll(&poller, 1, 5000)
       precondition(ready == 1 && poller.revents & Int16(POLLHUP) != 0, "\(name) leaks")
       close(end)
     }

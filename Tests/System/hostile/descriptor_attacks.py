@@ -7,7 +7,7 @@ import struct
 
 import frontend as fe
 import stalled
-from frontend import FrontEnd
+from frontend import FrontEnd, Gone
 from target import SOCKET, behaves, eventually, open_descriptors
 
 
@@ -121,5 +121,21 @@ def fuse():
         assert not front.tell(fe.SET_BACKEND_REQ_FD, b"", [file])
         assert not front.tell(fe.SET_OWNER, b"", [file] * 8)
         assert front.passes(), "the daemon waits for a file"
+        front.send(fe.SET_OWNER, b"", [file] * 9)
+        assert front.ends(5), "more than a message may have"
         front.close()
         behaves()
+        # More and more of them: those that wait to be closed are bounded.
+        flood = FrontEnd(SOCKET)
+        flood.set_up()
+        try:
+            for _ in range(100):
+                flood.send(fe.SET_OWNER, b"", [file] * 8)
+        except Gone:
+            pass
+        assert flood.ends(5), "files that cannot be closed pile up"
+        flood.close()
+        assert open_descriptors() < 400
+    # They are closed when their server has gone.
+    behaves()
+    eventually(lambda: open_descriptors() < 100, "what was sent is closed")

@@ -122,7 +122,8 @@ def privileges():
     main = process(VM1)
     user = pwd.getpwnam('vhost-user-xdp')
     threads = os.listdir(f'/proc/{main}/task')
-    assert len(threads) == 2, threads
+    # Control, the worker, and the one that sees to the end.
+    assert len(threads) == 3, threads
     for thread in threads:
         with open(f'/proc/{main}/task/{thread}/status') as file:
             lines = dict(line.rstrip('\n').split(':\t', 1) for line in file if ':\t' in line)
