@@ -146,7 +146,7 @@ package struct WaitPolicy {
 
   /// How long the pause that begins is spun through.
   private mutating func spinTime() -> UInt64 {
-    if sinceBulk < WaitPolicy.bulkTurns { return min(budget, WaitPolicy.shortest) }
+    if sinceBulk < WaitPolicy.bulkTurns { return 0 }
     if 2 &* shortPauses >= WaitPolicy.all {
       return min(budget, max(WaitPolicy.patience &* usualPause, WaitPolicy.shortest))
     }

@@ -158,13 +158,13 @@ struct PollingTests {
     #expect(simulation.sleeps == 0)
   }
 
-  @Test("large packets are not spun for longer than a sleep costs, small ones after them are again")
+  @Test("large packets are not spun for, small ones after them are again")
   func bulk() {
     var simulation = Simulation()
     // With what is acknowledged in between.
     for i in 0..<1000 { simulation.packet(after: 30_000, isBulk: i % 4 == 0) }
-    #expect(simulation.sleeps > 990)
-    #expect(simulation.spun < 1000 * 12_000)
+    #expect(simulation.sleeps >= 999)
+    #expect(simulation.spun < 52_000)
     for _ in 0..<100 { simulation.packet(after: 30_000) }
     simulation.sleeps = 0
     for _ in 0..<1000 { simulation.packet(after: 30_000) }
