@@ -19,7 +19,9 @@ final class Pipe {
   /// Whether no process holds the write end.  What a peer has sent may be closed by a thread of its own, so
   /// that is waited for.
   var isClosed: Bool {
-    var poller = pollfd(fd: readEnd.raw, events: Int16(POLLIN), revents: 0)
-    return unsafe poll(&poller, 1, 2000) == 1 && poller.revents & Int16(POLLHUP) != 0
+    var poller = pollfd(fd: readEnd.raw, events: 0, revents: 0)
+    var ready: CInt = -1
+    repeat { ready = unsafe poll(&poller, 1, 2000) } while ready < 0 && errno == EINTR
+    return ready == 1 && poller.revents & Int16(POLLHUP) != 0
   }
 }

@@ -174,9 +174,10 @@ private struct Sent {
     for own in [file, state, writeEnd, socket.lent, event] { close(own) }
     readAll(socket.own)
     for (end, name) in [(readEnd, "a descriptor"), (socket.own, "a socket")] {
-      var poller = pollfd(fd: end, events: Int16(POLLIN), revents: 0)
-      // A socket is closed by a thread of its own.
-      let ready = unsafe poll(&poller, 1, 5000)
+      // A socket is closed by a thread of its own; what lies in it is no sign of that.
+      var poller = pollfd(fd: end, events: 0, revents: 0)
+      var ready: CInt = -1
+      repeat { ready = unsafe poll(&poller, 1, 5000) } while ready < 0 && errno == EINTR
       precondition(ready == 1 && poller.revents & Int16(POLLHUP) != 0, "\(name) leaks")
       close(end)
     }
