@@ -181,6 +181,8 @@ public enum UnixSocketError: Error, Equatable, Sendable, CustomStringConvertible
   case unusable(descriptor: CInt, why: String)
   /// The same, of one to listen at.
   case notListening(descriptor: CInt, why: String)
+  /// Nobody is let in until what earlier peers sent has been closed.
+  case stillClosing(String)
 
   public var description: String {
     switch self {
@@ -200,6 +202,9 @@ public enum UnixSocketError: Error, Equatable, Sendable, CustomStringConvertible
     case .notListening(let descriptor, let why):
       "descriptor \(descriptor), which was handed in, cannot be listened at: \(why); give a listening "
         + "Unix stream socket (systemd: ListenStream=PATH)"
+    case .stillClosing(let path):
+      "accept \(path): more than \(CLINUX_MOST_WAITING) files of earlier front-ends are still being "
+        + "closed; a file system in user space that does not answer has to be ended"
     }
   }
 

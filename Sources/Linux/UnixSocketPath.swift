@@ -84,8 +84,13 @@ public struct UnixSocketListener: ~Copyable, Sendable {
   public var raw: CInt { descriptor.raw }
 
   /// The next connection; nil if nobody waits (any more).
+  /// - Throws: `.stillClosing` while too much of what earlier peers sent waits to be closed, since a
+  ///   connection that is hung up on may add to that.
   public func accept() throws(UnixSocketError) -> UnixSocket? {
     let raw = descriptor.raw
+    guard clinux_foreign_waiting() <= CInt(CLINUX_MOST_WAITING) else {
+      throw .stillClosing(path)
+    }
     switch systemCall({
       Int(accept4(raw, nil, nil, CInt(SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)))
     }) {

@@ -41,7 +41,10 @@ extension SystemTests {
       "files whose server does not answer hold nobody up",
       .enabled(if: exists("/dev/fuse"), "no FUSE"))
     func stalledFiles() throws {
-      try Target(on: wire).meets("fuse")
+      let target = try Target(on: wire)
+      try target.meets("fuse")
+      try target.meets("refused-with-files")
+      #expect(target.lines("are still being closed") == 1)
     }
 
     @Test("messages that are cut short, without sense, or whose replies are not read cost little")

@@ -139,3 +139,32 @@ def fuse():
     # They are closed when their server has gone.
     behaves()
     eventually(lambda: open_descriptors() < 100, "what was sent is closed")
+
+
+def refused_with_files():
+    """Many who are refused, while one is served, and have sent such a file that nobody receives: it is
+    closed with their connection."""
+    with stalled.FileSystem() as files:
+        served = FrontEnd(SOCKET)
+        served.set_up()
+        file = files.open()
+        files.stall()
+        most = kept_out = 0
+        while most < 400 and kept_out < 3:
+            try:
+                front = FrontEnd(SOCKET, timeout=0.5)
+            except OSError:
+                # Nobody is let in any more, and the queue is full.
+                kept_out += 1
+                continue
+            try:
+                front.send(fe.SET_OWNER, b"", [file])
+            except Gone:
+                pass
+            front.close()
+            most = max(most, open_descriptors())
+        assert most < 400, "connections that cannot be closed pile up"
+        assert served.passes(), "the daemon waits for them"
+        served.close()
+    behaves()
+    eventually(lambda: open_descriptors() < 100, "what was sent is closed")
