@@ -60,6 +60,12 @@ public final class BackEnd {
   var deviceState = DeviceStateChannel()
   /// Raised where nothing may wait: by the data path, or a signal handler.
   let alarm = PeerAlarm()
+  /// Whether the alarm makes `descriptor` readable.  When this process had no descriptor left for that,
+  /// somebody has to look.
+  var isAlarmWatched = false
+  /// How long somebody who has to look waits before the next look, in milliseconds.
+  var alarmPatience: UInt64 = 1000
+  private var lastLook = MonotonicClock.milliseconds
   /// How long a message may take from its first byte to its last, in milliseconds.
   var messagePatience: UInt64 = 5000
   /// How long a page may keep the control thread, in milliseconds.
@@ -99,6 +105,7 @@ public final class BackEnd {
       if let raised = alarm.descriptor { try events.add(raised, .readable, tag: 0) }
       self.iotlb = iotlb
       self.events = consume events
+      isAlarmWatched = alarm.descriptor != nil
     } catch { events = nil }
   }
 
@@ -114,8 +121,13 @@ public final class BackEnd {
   /// After so many milliseconds `handleReadable` is to be called although nothing is readable; nil:
   /// there is no need to.
   public var patience: UInt64? {
-    guard let since = connection?.partSince ?? nil else { return nil }
-    return messagePatience - min(messagePatience, MonotonicClock.milliseconds &- since)
+    let now = MonotonicClock.milliseconds
+    func rest(of patience: UInt64, since: UInt64) -> UInt64 {
+      patience - min(patience, now &- since)
+    }
+    let message = (connection?.partSince ?? nil).map { rest(of: messagePatience, since: $0) }
+    if isAlarmWatched || connection == nil { return message }
+    return min(rest(of: alarmPatience, since: lastLook), message ?? .max)
   }
   /// For how long the front-end has been connected without a request, in milliseconds; nil: it has
   /// made one.
@@ -167,6 +179,7 @@ public final class BackEnd {
   }
 
   private func checkAlarm() throws(VhostUserError) {
+    lastLook = MonotonicClock.milliseconds
     let reasons = alarm.reasons
     if reasons.contains(.memoryLost) { throw .memoryLost }
     if reasons.contains(.eventBlocked) { throw .eventBlocked }

@@ -125,6 +125,23 @@ struct HostileFrontEndTests {
     #expect(front.outcome == .failure(.eventBlocked))
   }
 
+  @Test("an alarm that has no descriptor is looked at from time to time")
+  func unwatchedAlarm() throws {
+    let front = try ScriptedFrontEnd()
+    front.back.isAlarmWatched = false
+    front.back.alarmPatience = 100
+    front.run()
+    #expect(1...100 ~= front.back.patience ?? 0)
+    usleep(100_000)
+    #expect(front.back.patience == 0)
+    front.run()
+    #expect(front.back.patience != 0, "it has been looked at")
+    front.back.alarm.raise(.memoryLost)
+    front.run()
+    #expect(front.outcome == .failure(.memoryLost))
+    #expect(front.back.patience == nil)
+  }
+
   @Test("a message has a time to become whole, and bytes that trickle do not add to it")
   func halfAMessage() throws {
     let front = try ScriptedFrontEnd()
