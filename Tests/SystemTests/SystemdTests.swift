@@ -16,6 +16,7 @@ extension SystemTests {
       "runs as a user of its own without capabilities, with a filter",
       "the socket is for its user and group only",
       "a guest transmits and receives, and the status line tells of it",
+      "the clock of the machine jumps by years, and neither it nor its guest notices",
       "killed, it is started again within a second",
       "stopped by a signal, it is ended by the watchdog and started again",
       "an interface that is deleted ends it, and it comes back with the interface",

@@ -161,6 +161,35 @@ def exchange(path, unit):
     far.close()
 
 
+@check('the clock of the machine jumps by years, and neither it nor its guest notices')
+def clock():
+    drop_in(VM1, '[Service]\nWatchdogSec=3\n')
+    systemctl('restart', VM1)
+    former = process(VM1)
+    now = time.clock_gettime(time.CLOCK_REALTIME)
+    at = time.monotonic()
+    far = far_end()
+    with FrontEnd(SOCKET1) as guest:
+        # Ten years there, thirty back, a second and two there and back, and where it was; after each one
+        # packets go both ways, and over the last ones the watchdog is asked more than once.
+        for jump, wait in [(315e6, 0), (-946e6, 0), (1, 0), (-2, 0), (315e6, 4), (-946e6, 4), (0, 4)]:
+            time.clock_settime(time.CLOCK_REALTIME, now + jump)
+            assert abs(time.clock_gettime(time.CLOCK_REALTIME) - now - jump) < 30
+            time.sleep(wait)
+            guest.transmit(FRAME)
+            assert far.recv(2048) == FRAME
+            guest.post_buffer()
+            far.send(FRAME)
+            assert guest.received() == FRAME
+        time.clock_settime(time.CLOCK_REALTIME, now + time.monotonic() - at)
+    far.close()
+    # A wait that a jump had made longer or shorter would show here: who left and who comes.
+    exchange(SOCKET1, VM1)
+    assert (process(VM1), show(VM1, 'NRestarts')) == (former, '0')
+    undo_drop_in(VM1)
+    systemctl('restart', VM1)
+
+
 @check('killed, it is started again within a second')
 def killed():
     # An emulated machine is slow, and slower beside others: so long a question to systemd takes, which
