@@ -6,8 +6,9 @@
  * has a timer of its own that interrupts it, by a signal that does nothing else and does not restart
  * the call.
  *
- * An honest peer never sees it: the timer is armed by the first call, is silent while none follows
- * (the handler that finds the thread elsewhere stops it), and costs a call two stores and a load.
+ * An honest peer never sees it: for signals, which the data path sends, the timer is armed by the first
+ * one, is silent while none follows (the handler that finds the thread elsewhere stops it), and costs
+ * a call two stores and a load.
  *
  * `inside` is set before the timer is looked at: the handler stops the timer only if it is not set,
  * so a call that begins now either finds the timer stopped and arms it, or leaves it running. */
@@ -15,6 +16,7 @@
 #include "foreign.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -79,10 +81,13 @@ static void arm(void) {
   if (set(CLINUX_FOREIGN_WAIT_MS * 1000000L) == 0) watch.armed = 1;
 }
 
-static void enter(void) {
+/* Whether a timer is there.  There is none when this user has no more signals to queue
+ * (RLIMIT_SIGPENDING). */
+static int enter(void) {
   watch.inside = 1;
   atomic_signal_fence(memory_order_seq_cst);
   if (!watch.armed) arm();
+  return watch.armed;
 }
 
 static ssize_t leave(ssize_t result) {
@@ -91,21 +96,40 @@ static ssize_t leave(ssize_t result) {
   return answer;
 }
 
+static ssize_t refuse(void) {
+  errno = EAGAIN;
+  return leave(-1);
+}
+
+/* At once, since calls of the control path are rare: a timer that still runs would interrupt whatever
+ * this thread calls next. */
+static ssize_t disarm(ssize_t result) {
+  if (watch.armed) {
+    watch.armed = 0;
+    set(0);
+  }
+  return result;
+}
+
 ssize_t clinux_foreign_read(int fd, void *bytes, size_t count) {
-  enter();
-  return leave(read(fd, bytes, count));
+  return enter() ? disarm(leave(read(fd, bytes, count))) : refuse();
 }
 
 ssize_t clinux_foreign_write(int fd, const void *bytes, size_t count) {
-  enter();
-  return leave(write(fd, bytes, count));
+  return enter() ? disarm(leave(write(fd, bytes, count))) : refuse();
+}
+
+/* Without a timer: a guest that behaves gets its calls, and the other has the gap to hit. */
+static int takes_event(int fd) {
+  struct pollfd event = {.fd = fd, .events = POLLOUT};
+  return poll(&event, 1, 0) == 1 && event.revents & POLLOUT;
 }
 
 void clinux_foreign_signal(int fd, struct clinux_alarm *alarm) {
   if (clinux_alarm_reasons(alarm) & CLINUX_ALARM_BLOCKED) return;
   uint64_t one = 1;
-  if (clinux_foreign_write(fd, &one, sizeof one) == -EINTR)
-    clinux_raise_alarm(alarm, CLINUX_ALARM_BLOCKED);
+  ssize_t result = enter() || takes_event(fd) ? leave(write(fd, &one, sizeof one)) : refuse();
+  if (result == -EINTR) clinux_raise_alarm(alarm, CLINUX_ALARM_BLOCKED);
 }
 
 void clinux_raise_alarm(struct clinux_alarm *alarm, uint32_t reason) {

@@ -35,7 +35,7 @@ void clinux_unguard_memory(void *base);
 
 /* read(2) and write(2) on a peer's descriptor.  Whatever its flags are at this moment, a call that
  * waits is broken off within CLINUX_FOREIGN_WAIT_MS and a little: the result is -EINTR then.  Other
- * results are those of the call, or -errno. */
+ * results are those of the call, or -errno; -EAGAIN also where there is no timer to break it off. */
 #define CLINUX_FOREIGN_WAIT_MS 200
 ssize_t clinux_foreign_read(int fd, void *bytes, size_t count);
 ssize_t clinux_foreign_write(int fd, const void *bytes, size_t count);
@@ -52,9 +52,14 @@ int clinux_is_pipe(int fd);
 /* Closes a peer's descriptor.  What may wait when it is closed, such as a file of a file system in
  * user space, is closed by a thread of its own. */
 void clinux_foreign_close(int fd);
+/* The same, without a look at what it is. */
+void clinux_close_elsewhere(int fd);
 /* How many of them have not been closed yet; more than CLINUX_MOST_WAITING is an attack. */
 int clinux_foreign_waiting(void);
 enum { CLINUX_MOST_WAITING = 256 };
+/* Bytes out of band come in their place, with the descriptors that came with them.  To be said before
+ * anything is received. */
+void clinux_receive_in_line(int socket);
 /* Hangs up on the peer of a connected Unix stream socket, at once, and closes it, with what the peer has
  * sent and nobody has received: that may be descriptors, whose end takes as long as the peer likes. */
 void clinux_hang_up(int fd);
