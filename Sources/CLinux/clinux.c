@@ -16,43 +16,6 @@
 #include <time.h>
 #include <unistd.h>
 
-ssize_t clinux_recv_fds(int socket, void *buffer, size_t length, int *fds, int *count, int flags) {
-  union {
-    char bytes[CMSG_SPACE(sizeof(int) * CLINUX_MAX_FDS)];
-    struct cmsghdr align;
-  } control;
-  struct iovec io = {buffer, length};
-  struct msghdr message = {.msg_iov = &io,
-                           .msg_iovlen = 1,
-                           .msg_control = control.bytes,
-                           .msg_controllen = sizeof control.bytes};
-  /* Then the kernel keeps the descriptors to itself. */
-  if (clinux_foreign_waiting() > CLINUX_MOST_WAITING) message.msg_controllen = 0;
-  *count = 0;
-  ssize_t received;
-  do
-    received = recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
-  while (received < 0 && errno == EINTR);
-  if (received < 0) return -errno;
-  for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
-    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-    size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (size_t i = 0; i < n; i++) {
-      int fd;
-      memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-      if (*count < CLINUX_MAX_FDS)
-        fds[(*count)++] = fd;
-      else
-        clinux_foreign_close(fd);
-    }
-  }
-  if (message.msg_flags & MSG_CTRUNC) {
-    while (*count) clinux_foreign_close(fds[--*count]);
-    return -EMSGSIZE;
-  }
-  return received;
-}
-
 ssize_t clinux_send_fds(int socket, const void *buffer, size_t length, const int *fds, int count,
                         int flags) {
   union {

@@ -70,10 +70,10 @@ int clinux_is_pipe(int fd) {
   return look(fd, &device) == S_IFIFO;
 }
 
-/* Sockets may linger, and a Unix one closes the descriptors that nobody has received from it. */
-static int closes_at_once(int fd) {
-  return clinux_is_shared_memory(fd) || is_anonymous(fd) || clinux_is_pipe(fd);
-}
+/* Sockets may linger, and a Unix one closes the descriptors that nobody has received from it.  The end of
+ * a pipe takes its lock, and that of a userfaultfd one of the peer's address space: a peer may hold both
+ * for as long as it serves a fault of its own. */
+static int closes_at_once(int fd) { return clinux_is_shared_memory(fd) || clinux_is_event(fd); }
 
 /* What waits for the thread that closes; it runs while there is something. */
 struct waiting {
@@ -110,7 +110,7 @@ int clinux_foreign_waiting(void) {
   return waiting;
 }
 
-static void close_elsewhere(int fd) {
+void clinux_close_elsewhere(int fd) {
   struct waiting *new = malloc(sizeof *new);
   if (!new) {
     close(fd);
@@ -136,15 +136,5 @@ void clinux_foreign_close(int fd) {
   if (closes_at_once(fd))
     close(fd);
   else
-    close_elsewhere(fd);
-}
-
-void clinux_hang_up(int fd) {
-  char byte;
-  /* Nothing is added to the queue from here on. */
-  shutdown(fd, SHUT_RDWR);
-  if (recv(fd, &byte, sizeof byte, MSG_PEEK | MSG_DONTWAIT) > 0)
-    close_elsewhere(fd);
-  else
-    close(fd);
+    clinux_close_elsewhere(fd);
 }

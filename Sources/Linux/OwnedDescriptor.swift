@@ -27,21 +27,35 @@ public struct OwnedDescriptor: ~Copyable, Sendable {
 extension OwnedDescriptor {
   /// Calls on it answer that they would block, from now on; so do those of others who share it, and
   /// who may take that back.
-  public func makeNonBlocking() throws(Errno) {
-    let flags = try checkedCall { fcntl(raw, F_GETFL) }
-    try checkedCall { fcntl(raw, F_SETFL, flags | O_NONBLOCK) }
-  }
+  public func makeNonBlocking() throws(Errno) { try Linux.makeNonBlocking(raw) }
+}
 
-  /// Writes bytes, or some of them, to a peer's descriptor.  EINTR: the peer made it wait.
+/// A pipe that a peer sent, closed where that may take as long as the peer likes.
+public struct PeerPipe: ~Copyable, Sendable {
+  public let raw: CInt
+
+  public init(adopting descriptor: consuming OwnedDescriptor) { raw = descriptor.release() }
+
+  deinit { clinux_foreign_close(raw) }
+
+  /// Calls on it answer that they would block, until the peer, who shares it, takes that back.
+  public func makeNonBlocking() throws(Errno) { try Linux.makeNonBlocking(raw) }
+
+  /// Writes bytes, or some of them.  EINTR: the peer made it wait.
   public func write(_ bytes: [UInt8]) -> CallResult {
     CallResult(unsafe clinux_foreign_write(raw, bytes, bytes.count))
   }
 
-  /// Reads at most as many bytes as `buffer` has from a peer's descriptor.  EINTR: as above.
+  /// Reads at most as many bytes as `buffer` has.  EINTR: as above.
   public func read(into buffer: inout [UInt8]) -> CallResult {
     let count = buffer.count
     return CallResult(unsafe clinux_foreign_read(raw, &buffer, count))
   }
+}
+
+private func makeNonBlocking(_ raw: CInt) throws(Errno) {
+  let flags = try checkedCall { fcntl(raw, F_GETFL) }
+  try checkedCall { fcntl(raw, F_SETFL, flags | O_NONBLOCK) }
 }
 
 extension CallResult {

@@ -24,7 +24,7 @@ public enum DescriptorKind: Sendable {
     case .event: clinux_is_event(raw) != 0
     case .sharedMemory: clinux_is_shared_memory(raw) != 0
     case .streamSocket: clinux_is_unix_stream(raw) != 0
-    case .pipe: clinux_is_pipe(raw) != 0 || clinux_is_unix_stream(raw) != 0
+    case .pipe: clinux_is_pipe(raw) != 0
     }
   }
 }
@@ -40,7 +40,7 @@ public struct WrongDescriptorKind: Error, Equatable, Sendable, CustomStringConve
       "a file that is no shared memory (memfd, tmpfs or hugetlbfs): its pages may never come; use "
         + "memory-backend-memfd, or memory-backend-file in /dev/shm, with share=on"
     case .streamSocket: "a descriptor that is no Unix stream socket"
-    case .pipe: "a descriptor that is neither a pipe nor a Unix stream socket"
+    case .pipe: "a descriptor that is no pipe"
     }
   }
 }
@@ -95,7 +95,10 @@ public struct UnixSocket: ~Copyable, Sendable {
   public let raw: CInt
 
   /// Takes over a connected stream socket.
-  public init(adopting descriptor: consuming OwnedDescriptor) { raw = descriptor.release() }
+  public init(adopting descriptor: consuming OwnedDescriptor) {
+    raw = descriptor.release()
+    clinux_receive_in_line(raw)
+  }
 
   deinit { clinux_hang_up(raw) }
 
@@ -112,6 +115,7 @@ public struct UnixSocket: ~Copyable, Sendable {
       hasPeer(number)
     else { throw .unusable(descriptor: number, why: "it is not connected") }
     _ = fcntl(number, F_SETFD, FD_CLOEXEC)
+    clinux_receive_in_line(number)
     raw = number
   }
 
@@ -129,7 +133,7 @@ public struct UnixSocket: ~Copyable, Sendable {
 
   /// Receives bytes into `buffer[range]`, at least one, and the descriptors that come with them.
   /// - Throws: `EMSGSIZE` if more descriptors came than one message may carry, or than this
-  ///   process may open; all of them are closed then.
+  ///   process may open; nothing is received then, and will not be: hang up.
   public func receive(
     into buffer: inout [UInt8], at range: Range<Int>, descriptors: inout ReceivedDescriptors
   ) throws(Errno) -> Received {

@@ -55,6 +55,10 @@ public enum SystemCallFilter {
     for call in ["prlimit64", "sched_setaffinity"] {
       try rules.allow(call, where: [Argument(0, equals: 0)])
     }
+    // SO_OOBINLINE, of a front-end's socket.
+    try rules.allow(
+      "setsockopt",
+      where: [Argument(1, equals: UInt64(SOL_SOCKET)), Argument(2, equals: UInt64(SO_OOBINLINE))])
     // None that have a signal sent to others (F_SETOWN), or that lock and lease.
     for command in fileCommands {
       try rules.allow("fcntl", where: [Argument(1, equals: UInt64(command))])

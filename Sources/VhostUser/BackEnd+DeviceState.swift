@@ -9,7 +9,7 @@ import Virtqueue
 /// A transfer under way.
 struct DeviceStateChannel: ~Copyable {
   /// A state comes from here.
-  var source: OwnedDescriptor?
+  var source: PeerPipe?
   /// How the last transfer went; nil: none was begun, or its end is not known yet.
   var result: Result<Void, DeviceStateError>?
   /// A state was loaded, and no ring has run since.
@@ -29,9 +29,10 @@ extension BackEnd {
         allowed: "direction 0 (save) or 1 (load), in phase 0 (stopped)")
     }
     guard !rings.contains(where: \.isStarted) else { throw .ringsRun(request: request) }
-    guard let file = try take(.pipe, of: &files, request: request) else {
+    guard let descriptor = try take(.pipe, of: &files, request: request) else {
       throw .wrongDescriptorCount(request: request, count: 0, expected: "1")
     }
+    let file = PeerPipe(adopting: descriptor)
     do throws(Errno) { try file.makeNonBlocking() } catch {
       throw .deviceState(request: request, .channel("\(error)"))
     }
@@ -57,7 +58,7 @@ extension BackEnd {
   }
 
   /// The descriptor is closed afterwards, which is the end of the state.
-  private func save(to file: consuming OwnedDescriptor) -> Result<Void, DeviceStateError> {
+  private func save(to file: consuming PeerPipe) -> Result<Void, DeviceStateError> {
     let bytes = DeviceState(
       queuePairs: device.queuePairCount, features: features, device: device.saveState()
     ).bytes
@@ -71,7 +72,7 @@ extension BackEnd {
     }
   }
 
-  private func load(from file: consuming OwnedDescriptor) -> Result<Void, DeviceStateError> {
+  private func load(from file: consuming PeerPipe) -> Result<Void, DeviceStateError> {
     var bytes: [UInt8] = []
     var buffer = [UInt8](repeating: 0, count: DeviceState.maximumSize + 1)
     reading: while true {

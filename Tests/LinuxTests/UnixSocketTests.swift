@@ -242,7 +242,35 @@ struct UnixSocketTests {
       #expect(descriptors.count == 1)
     }
     var poller = pollfd(fd: readEnd.raw, events: Int16(POLLIN), revents: 0)
-    #expect(unsafe poll(&poller, 1, 0) == 1 && poller.revents & Int16(POLLHUP) != 0)
+    // By a thread of its own.
+    #expect(unsafe poll(&poller, 1, 5000) == 1 && poller.revents & Int16(POLLHUP) != 0)
+  }
+
+  @Test("descriptors come with the bytes that they were sent with", arguments: [false, true])
+  func order(outOfBand: Bool) throws {
+    let (a, b) = try pair()
+    let sender = UnixSocket(adopting: OwnedDescriptor(adopting: a))
+    let receiver = UnixSocket(adopting: OwnedDescriptor(adopting: b))
+    let event = try EventDescriptor()
+    let flag = outOfBand ? CInt(MSG_OOB) : 0
+    #expect(sender.send([1, 2]) == .done(2))
+    let raw = sender.raw
+    #expect(unsafe clinux_send_fds(raw, "\u{3}", 1, [event.raw], 1, flag) == 1)
+    #expect(sender.send([4, 5]) == .done(2))
+    var received: [UInt8] = []
+    while received.count < 5 {
+      var buffer: [UInt8] = [0, 0, 0]
+      var descriptors = ReceivedDescriptors()
+      // One byte, and then as many as there are.
+      let most = received.isEmpty ? 1 : 3
+      guard
+        case .bytes(let count) = try receiver.receive(
+          into: &buffer, at: 0..<most, descriptors: &descriptors)
+      else { break }
+      #expect(descriptors.count == (buffer[..<count].contains(3) ? 1 : 0), "\(received)")
+      received += buffer[..<count]
+    }
+    #expect(received == [1, 2, 3, 4, 5])
   }
 
   @Test("an empty socket would block, a closed one ends")

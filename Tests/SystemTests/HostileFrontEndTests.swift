@@ -30,6 +30,7 @@ extension SystemTests {
       try target.meets("wrong-kinds")
       try target.meets("surplus")
       #expect(target.lines("no shared memory (memfd, tmpfs or hugetlbfs)") > 0)
+      try target.meets("blocking-call-without-timer")
       for attack in ["blocking-call", "blocking-error"] {
         let before = target.lines("full and made to block")
         try target.meets(attack)
@@ -45,6 +46,11 @@ extension SystemTests {
       try target.meets("fuse")
       try target.meets("refused-with-files")
       #expect(target.lines("are still being closed") == 1)
+    }
+
+    @Test("descriptors that take long to close hold nobody up, however they are dropped")
+    func lingeringDescriptors() throws {
+      try Target(on: wire).meets("lingering")
     }
 
     @Test("messages that are cut short, without sense, or whose replies are not read cost little")

@@ -7,17 +7,28 @@ import Virtqueue
 
 @Suite("Device state")
 struct DeviceStateTests {
-  /// Two ends of a channel; a socket pair, since that is close-on-exec at once.
+  /// Two ends of a channel, both close-on-exec at once, as those of pipe(2) are not.
   private final class Channel {
-    let ours: OwnedDescriptor
+    var ours: EventDescriptor?
     var theirs: EventDescriptor?
 
-    init() throws {
-      var ends: [CInt] = [-1, -1]
-      let type = CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
-      try checkedCall { unsafe socketpair(AF_UNIX, type, 0, &ends) }
-      ours = OwnedDescriptor(adopting: ends[0])
-      theirs = EventDescriptor(adopting: OwnedDescriptor(adopting: ends[1]))
+    /// - Parameter weWrite: else they do.
+    init(weWrite: Bool) throws {
+      let path = "/tmp/vhost-user-xdp-state-\(getpid())-\(UInt64.random(in: 0...UInt64.max))"
+      try checkedCall { unsafe mkfifo(path, 0o600) }
+      defer { _ = unsafe unlink(path) }
+      // Who reads comes first, and does not wait for the other.
+      let from = OwnedDescriptor(
+        adopting: try checkedCall { unsafe open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) })
+      let to = OwnedDescriptor(
+        adopting: try checkedCall { unsafe open(path, O_WRONLY | O_CLOEXEC) })
+      if weWrite {
+        ours = EventDescriptor(adopting: to)
+        theirs = EventDescriptor(adopting: from)
+      } else {
+        ours = EventDescriptor(adopting: from)
+        theirs = EventDescriptor(adopting: to)
+      }
     }
 
     func readAll() -> [UInt8] {
@@ -25,18 +36,18 @@ struct DeviceStateTests {
       var count = 0
       while true {
         let more = unsafe bytes.withUnsafeMutableBytes {
-          unsafe read(ours.raw, $0.baseAddress! + count, 65536 - count)
+          unsafe read(ours!.raw, $0.baseAddress! + count, 65536 - count)
         }
         guard more > 0 else { return Array(bytes[..<count]) }
         count += more
       }
     }
 
-    func write(_ bytes: [UInt8]) { _ = unsafe Glibc.write(ours.raw, bytes, bytes.count) }
+    func write(_ bytes: [UInt8]) { _ = unsafe Glibc.write(ours!.raw, bytes, bytes.count) }
   }
 
   private func save(_ front: ScriptedFrontEnd) throws -> [UInt8] {
-    let channel = try Channel()
+    let channel = try Channel(weWrite: false)
     #expect(try front.send(42, bytes(0), descriptors: [channel.theirs!.raw]) == bytes(0x100))
     channel.theirs = nil
     let state = channel.readAll()
@@ -45,11 +56,11 @@ struct DeviceStateTests {
   }
 
   private func load(_ state: [UInt8], into front: ScriptedFrontEnd) throws -> [UInt8]? {
-    let channel = try Channel()
+    let channel = try Channel(weWrite: true)
     #expect(try front.send(42, bytes(1), descriptors: [channel.theirs!.raw]) == bytes(0x100))
     channel.theirs = nil
     channel.write(state)
-    shutdown(channel.ours.raw, CInt(SHUT_WR))
+    channel.ours = nil
     return try front.send(43)
   }
 
@@ -112,7 +123,7 @@ struct DeviceStateTests {
   func unfinished() throws {
     let front = try ScriptedFrontEnd()
     try front.negotiate()
-    let channel = try Channel()
+    let channel = try Channel(weWrite: true)
     #expect(try front.send(42, bytes(1), descriptors: [channel.theirs!.raw]) == bytes(0x100))
     #expect(try front.send(43) == bytes(1))
     #expect(front.warnings.last!.contains("has not closed it"))
@@ -123,7 +134,7 @@ struct DeviceStateTests {
   func full() throws {
     let front = try ScriptedFrontEnd()
     try front.negotiate()
-    let channel = try Channel()
+    let channel = try Channel(weWrite: false)
     let raw = channel.theirs!.raw
     _ = fcntl(raw, F_SETFL, O_NONBLOCK)
     let junk = [UInt8](repeating: 0, count: 65536)
@@ -137,7 +148,7 @@ struct DeviceStateTests {
   func conditions() throws {
     let front = try ScriptedFrontEnd()
     try front.negotiate()
-    let channel = try Channel()
+    let channel = try Channel(weWrite: false)
     let raw = channel.theirs!.raw
     #expect(try front.send(42, bytes(0)) == bytes(0x101))
     #expect(try front.send(42, bytes(2), descriptors: [raw]) == bytes(0x101))

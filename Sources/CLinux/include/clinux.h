@@ -34,8 +34,8 @@ struct clinux_umem_registration {
 #define CLINUX_MAX_FDS 8
 
 /* Receives up to `length` bytes and up to CLINUX_MAX_FDS descriptors, all close-on-exec.
- * Returns the bytes, 0 at the end of the stream, or -errno.  -EMSGSIZE (with every descriptor
- * closed) if the control data was cut. */
+ * Returns the bytes, 0 at the end of the stream, or -errno.  -EMSGSIZE, and nothing is taken, if there
+ * were more, or more than this process may have now. */
 ssize_t clinux_recv_fds(int socket, void *buffer, size_t length, int *fds, int *count, int flags);
 /* Sends `length` bytes with `count` descriptors.  Returns the bytes sent or -errno. */
 ssize_t clinux_send_fds(int socket, const void *buffer, size_t length, const int *fds, int count,

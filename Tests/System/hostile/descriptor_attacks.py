@@ -1,14 +1,20 @@
 """Descriptors that are something else than they should be, too many, or made to block."""
 
 import os
+import resource
 import select
+import signal
 import socket
 import struct
+import time
 
 import frontend as fe
 import stalled
 from frontend import FrontEnd, Gone
-from target import SOCKET, behaves, eventually, open_descriptors
+from target import PID, SOCKET, behaves, eventually, open_descriptors
+
+# Python has no name for it.
+SIGPENDING = 11
 
 
 def others():
@@ -93,6 +99,20 @@ def blocking_call():
     front.close()
 
 
+def blocking_call_without_timer():
+    """The same for a thread that gets no timer to break its call off."""
+    front = FrontEnd(SOCKET)
+    front.set_up()
+    limits = resource.prlimit(PID, SIGPENDING)
+    resource.prlimit(PID, SIGPENDING, (0, limits[1]))
+    try:
+        fill(front.rings[1].call)
+        assert front.passes(count=3, within=2), "the data path waits for a full eventfd"
+    finally:
+        resource.prlimit(PID, SIGPENDING, limits)
+    front.close()
+
+
 def blocking_error():
     """The same with the descriptor for errors, which another thread writes."""
     front = FrontEnd(SOCKET)
@@ -105,6 +125,107 @@ def blocking_error():
         struct.pack("=IIQQQQ", 1, 0, fe.USER + fe.MEMORY, fe.USER, fe.USER, 0))
     assert front.ends(5), "the control thread waits for a full eventfd"
     front.close()
+
+
+class Lingering:
+    """Network sockets that take half a minute to close, since there is something to send yet, to somebody
+    who does not read it; until that one goes."""
+
+    def __enter__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        self.others = []
+        return self
+
+    def sockets(self, count):
+        made = []
+        for _ in range(count):
+            one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            one.connect(self.listener.getsockname())
+            self.others.append(self.listener.accept()[0])
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 30))
+            one.setblocking(False)
+            try:
+                while True:
+                    one.send(bytes(65536))
+            except BlockingIOError:
+                made.append(one.detach())
+        return made
+
+    def __exit__(self, *_):
+        for other in self.others:
+            # What it has not read makes this a reset.
+            other.close()
+        self.listener.close()
+
+
+def leave(front, data, descriptors, flags=0):
+    """Sends descriptors that nobody else has when the daemon comes to look at them."""
+    os.kill(PID, signal.SIGSTOP)
+    try:
+        socket.send_fds(front.socket, [data], descriptors, flags)
+    except (BrokenPipeError, ConnectionResetError) as error:
+        for descriptor in descriptors:
+            with socket.socket(fileno=os.dup(descriptor)) as one:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raise Gone from error
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        os.kill(PID, signal.SIGCONT)
+
+
+def rest():
+    """Until no timer runs in the daemon that guards a call that it made: it would end other waits too."""
+    time.sleep(0.5)
+
+
+def lingering():
+    """Descriptors whose end takes long, and which the kernel would drop: too many of them, out of band,
+    while too many wait already, and in the queue of one who is hung up on."""
+    message = struct.pack("=III", fe.SET_OWNER, 1, 0)
+    with Lingering() as network:
+        front = FrontEnd(SOCKET)
+        front.set_up()
+        rest()
+        leave(front, message, network.sockets(20))
+        assert front.ends(5), "more than a message may have"
+        front.close()
+        behaves(5)
+
+        front = FrontEnd(SOCKET)
+        front.set_up()
+        rest()
+        leave(front, b"x", network.sockets(1), socket.MSG_OOB)
+        front.raw(message)
+        assert front.ends(5), "out of band"
+        front.close()
+        behaves(5)
+
+        served = FrontEnd(SOCKET)
+        served.set_up()
+        for flags in (0, socket.MSG_OOB):
+            refused = FrontEnd(SOCKET)
+            try:
+                rest()
+                leave(refused, b"x", network.sockets(1), flags)
+            except Gone:
+                pass
+            refused.close()
+        assert served.passes()
+        try:
+            files = network.sockets(400)
+            rest()
+            for first in range(0, 400, 8):
+                leave(served, message, files[first:first + 8])
+        except Gone:
+            pass
+        assert served.ends(5), "descriptors that cannot be closed pile up"
+        served.close()
+        assert open_descriptors() < 400
+    behaves()
+    eventually(lambda: open_descriptors() < 100, "what was sent is closed")
 
 
 def fuse():

@@ -2,6 +2,7 @@
 
 import os
 import random
+import select
 import struct
 import time
 
@@ -117,6 +118,7 @@ def pages_that_never_come(wait=True):
     front.acknowledges = False
     front.send(fe.SET_MEM_TABLE, bytes(8))
     front.start(1)
+    assert select.select(faults, [], [], 10)[0], "nobody has touched the ring"
     # Now a worker waits for the first page of the ring, and this is to stop it.
     front.set_ring(fe.SET_VRING_ENABLE, 1, 0)
     print("stalls", flush=True)
