@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Gate: what documents name is what the code has. Every option and every counter is in
-# docs/operations.md; every relative link leads to a file. (Features: features.sh.)
+# Gate: what documents name is what the code has. Every option is in docs/operations.md, every counter
+# in docs/diagnosis.md; every relative link leads to a file. (Features: features.sh.)
 set -euo pipefail
 
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
@@ -40,7 +40,7 @@ check_links() {
 }
 
 options | named option docs/operations.md
-counters | named counter docs/operations.md
+counters | named counter docs/diagnosis.md
 check_links
 ((failed)) || echo "$(options | wc -l) options, $(counters | wc -l) counters are documented"
 exit $failed
