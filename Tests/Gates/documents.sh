@@ -67,8 +67,9 @@ check_links() {
   done
 }
 
-options | named option docs/operations.md
-counters | named counter docs/diagnosis.md
+# Not by a pipe, where the failure would be noted in a process that ends.
+named option docs/operations.md < <(options)
+named counter docs/diagnosis.md < <(counters)
 check_links
 ((failed)) || echo "$(options | wc -l) options, $(counters | wc -l) counters are documented; $links links lead somewhere"
 exit $failed
