@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Gate: `make install` puts everything in its place, for all to read whatever the umask, the unit is right
-# and exposes little, and the manual has the version and every option.
+# and exposes little, and the manual has the version, every option and whole examples.
 set -euo pipefail
 
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
@@ -37,6 +37,12 @@ while read -r option; do
 done < <(grep -oE '^  --[a-z-]+' <<<"$help" | sort -u)
 grep -qxF ".TH VHOST\\-USER\\-XDP 8 \"\" \"$("$binary" --version)\"" "$manual" ||
   fail "the manual lacks the version"
+# An example stands indented, and a line that --help wraps goes on without: cut it by a backslash.
+broken=$(awk '
+  /^(OVERVIEW|OPTIONS):/ { inOptions = /^OPTIONS:/ }
+  !inOptions && example && /^[^ ]/ { print example }
+  { example = /^  / ? $0 : "" }' <<<"$help")
+[[ -z $broken ]] || fail "--help breaks the example '$broken'"
 python3 -c 'import json, sys; json.load(open(sys.argv[1]))["binary"]' "$description" ||
   fail "the description is no JSON"
 
