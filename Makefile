@@ -27,18 +27,21 @@ install:
 	  $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d \
 	  $(DESTDIR)$(PREFIX)/share/qemu/vhost-user \
 	  $(DESTDIR)/etc/vhost-user-xdp
-	{ .build/release/vhost-user-xdp --help; .build/release/vhost-user-xdp grant --help; } | \
-	  awk -f docs/manual.awk \
-	  >$(DESTDIR)$(PREFIX)/share/man/man8/vhost-user-xdp.8
-	sed 's|/usr/bin/|$(PREFIX)/bin/|' systemd/vhost-user-xdp@.service \
-	  >$(DESTDIR)$(PREFIX)/lib/systemd/system/vhost-user-xdp@.service
+	for command in '' grant capabilities; do \
+	  COLUMNS=80 .build/release/vhost-user-xdp $$command --help; \
+	done | \
+	  awk -v version="$$(.build/release/vhost-user-xdp --version | cut -d ' ' -f 2)" \
+	  -f docs/manual.awk | \
+	  install -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/man/man8/vhost-user-xdp.8
+	sed 's|/usr/bin/|$(PREFIX)/bin/|' systemd/vhost-user-xdp@.service | \
+	  install -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/vhost-user-xdp@.service
 	install -m 644 systemd/vhost-user-xdp@.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/
 	install -m 644 systemd/vhost-user-xdp.tmpfiles \
 	  $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/vhost-user-xdp.conf
 	install -m 644 systemd/vhost-user-xdp.sysusers \
 	  $(DESTDIR)$(PREFIX)/lib/sysusers.d/vhost-user-xdp.conf
-	sed 's|/usr/bin/|$(PREFIX)/bin/|' systemd/50-vhost-user-xdp.json \
-	  >$(DESTDIR)$(PREFIX)/share/qemu/vhost-user/50-vhost-user-xdp.json
+	sed 's|/usr/bin/|$(PREFIX)/bin/|' systemd/50-vhost-user-xdp.json | \
+	  install -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/qemu/vhost-user/50-vhost-user-xdp.json
 
 ## test           everything; as root, for network namespaces and AF_XDP
 test:

@@ -1,5 +1,5 @@
-# The manual page, in roff, from what `vhost-user-xdp --help` prints, and then `grant --help`:
-#   { vhost-user-xdp --help; vhost-user-xdp grant --help; } | awk -f docs/manual.awk >vhost-user-xdp.8
+# The manual page, in roff, from what `vhost-user-xdp --help` prints, and then its subcommands:
+#   { vhost-user-xdp --help; vhost-user-xdp grant --help; } | awk -v version=1.0 -f docs/manual.awk
 function plain(text) {
   gsub(/\\/, "\\e", text)
   gsub(/-/, "\\-", text)

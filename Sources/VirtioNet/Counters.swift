@@ -3,7 +3,7 @@
 // anybody may read.
 //
 // The counters add up: what was taken is what arrived, what waits and the drops, whenever the worker
-// is between two turns (docs/operations.md, "How the counters add up").  So a packet that is lost has
+// is between two turns (docs/diagnosis.md, "How the counters add up").  So a packet that is lost has
 // one reason, and counts once; one that was merged counts as the packets that came.
 import Synchronization
 import Virtqueue

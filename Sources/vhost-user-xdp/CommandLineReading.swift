@@ -88,17 +88,20 @@ struct Invocation: ParsableCommand {
         vhost-user-xdp --socket-path=/run/vm1.sock --interface=eth1
 
       A guest that shares the interface with the host:
-        vhost-user-xdp --socket-path=/run/vm1.sock --interface=eth0 --mac=52:54:00:12:34:56
+        vhost-user-xdp --socket-path=/run/vm1.sock --interface=eth0 \\
+          --mac=52:54:00:12:34:56
 
       What is offered to guests, and what an interface can do, as JSON:
         vhost-user-xdp capabilities --interface=eth1
 
       As a plain user, with what takes privileges opened by root:
-        vhost-user-xdp grant --user=NAME -- --socket-path=/run/vm1/sock --interface=eth1
+        vhost-user-xdp grant --user=NAME -- \\
+          --socket-path=/run/vm1/sock --interface=eth1
 
       QEMU's side (shared memory is needed):
-        -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem
-        -chardev socket,id=c0,path=/run/vm1.sock,reconnect=1
+        -object memory-backend-memfd,id=mem,size=1G,share=on \\
+        -machine q35,memory-backend=mem \\
+        -chardev socket,id=c0,path=/run/vm1.sock,reconnect=1 \\
         -netdev vhost-user,id=n0,chardev=c0 -device virtio-net-pci,netdev=n0
 
       It needs the capabilities NET_ADMIN, NET_RAW, BPF and IPC_LOCK to start, unless grant has \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Gate: `make install` puts everything in its place, the unit is right and exposes little, and the
-# manual has every option.
+# Gate: `make install` puts everything in its place, for all to read whatever the umask, the unit is right
+# and exposes little, and the manual has the version, every option and whole examples.
 set -euo pipefail
 
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
@@ -16,7 +16,7 @@ fail() {
   failed=1
 }
 
-make --no-print-directory install DESTDIR="$place" >/dev/null
+(umask 077 && make --no-print-directory install DESTDIR="$place" >/dev/null)
 binary=$place/usr/bin/vhost-user-xdp
 unit=$place/usr/lib/systemd/system/vhost-user-xdp@.service
 listener=$place/usr/lib/systemd/system/vhost-user-xdp@.socket
@@ -26,10 +26,23 @@ for file in "$binary" "$unit" "$listener" "$manual" "$description" \
   "$place"/usr/lib/{sysusers,tmpfiles}.d/vhost-user-xdp.conf; do
   [[ -s $file ]] || fail "${file#"$place"} is not there"
 done
+while read -r mode file; do
+  [[ $mode == 644 || $file == usr/bin/* && $mode == 755 ]] || fail "/$file has the mode $mode"
+done < <(find "$place" -type f -printf '%m %P\n')
 
-for option in $({ "$binary" --help && "$binary" grant --help; } | grep -oE '^  --[a-z-]+' | sort -u); do
+export COLUMNS=80
+help=$("$binary" --help && "$binary" grant --help && "$binary" capabilities --help)
+while read -r option; do
   grep -qF -- "${option//-/\\-}" "$manual" || fail "the manual lacks $option"
-done
+done < <(grep -oE '^  --[a-z-]+' <<<"$help" | sort -u)
+grep -qxF ".TH VHOST\\-USER\\-XDP 8 \"\" \"$("$binary" --version)\"" "$manual" ||
+  fail "the manual lacks the version"
+# An example stands indented, and a line that --help wraps goes on without: cut it by a backslash.
+broken=$(awk '
+  /^(OVERVIEW|OPTIONS):/ { inOptions = /^OPTIONS:/ }
+  !inOptions && example && /^[^ ]/ { print example }
+  { example = /^  / ? $0 : "" }' <<<"$help")
+[[ -z $broken ]] || fail "--help breaks the example '$broken'"
 python3 -c 'import json, sys; json.load(open(sys.argv[1]))["binary"]' "$description" ||
   fail "the description is no JSON"
 

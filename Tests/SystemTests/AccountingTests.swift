@@ -78,7 +78,7 @@ private struct Counters {
 }
 
 extension Daemon {
-  /// The equations of docs/operations.md, for one queue pair on an interface.
+  /// The equations of docs/diagnosis.md, for one queue pair on an interface.
   @discardableResult
   fileprivate func checkAccounts() throws -> Counters {
     let counters = Counters(all: try counters())

@@ -1,4 +1,4 @@
-// The counters as an operator reads them, and whether they add up: docs/operations.md, "How the
+// The counters as an operator reads them, and whether they add up: docs/diagnosis.md, "How the
 // counters add up".
 
 struct Accounts: CustomStringConvertible {
