@@ -26,9 +26,10 @@ public final class GuestMemory: Sendable {
   /// Sorted by guest address, without overlap.
   public let regions: [MemoryRegion]
   public let view: GuestMemoryView
-  /// Sorted by front-end address.  These may overlap, since the same memory may be seen by the
-  /// guest in two places: the region that begins last counts, and of several the longest.
-  private let byFrontEnd: [MemoryRegion]
+  /// By front-end address, which may overlap, since the same memory may be seen by the guest in two
+  /// places.  From each beginning of a region on, the one that reaches furthest of those that have begun
+  /// counts: an address that is in any of them is in that one.
+  private let byFrontEnd: [(start: FrontEndAddress, region: MemoryRegion)]
 
   public init(_ regions: [MemoryRegion]) throws(GuestMemoryError) {
     guard regions.count <= GuestMemory.maximumRegions else {
@@ -40,9 +41,12 @@ public final class GuestMemory: Sendable {
       throw .overlap(a.description.guest, b.description.guest)
     }
     self.regions = sorted
-    byFrontEnd = sorted.sorted {
-      let (a, b) = ($0.description, $1.description)
-      return (a.frontEnd, a.size) < (b.frontEnd, b.size)
+    var furthest: MemoryRegion?
+    byFrontEnd = sorted.sorted { $0.description.frontEnd < $1.description.frontEnd }.map { region in
+      if region.description.frontEndEnd > furthest?.description.frontEndEnd ?? 0 {
+        furthest = region
+      }
+      return (region.description.frontEnd, furthest ?? region)
     }
     let table = UnsafeMutablePointer<GuestMemoryView.Entry>.allocate(capacity: max(1, sorted.count))
     for (i, region) in sorted.enumerated() {
@@ -77,22 +81,24 @@ public final class GuestMemory: Sendable {
   /// Host pointer of `length` bytes at a front-end address, if one region holds them all.  Costs
   /// log2(regions).  Only for rings; buffers use `GuestMemoryView`.
   public func ring(at address: FrontEndAddress, length: Int) -> UnsafeMutableRawPointer? {
+    guard length >= 0, let region = region(at: address) else { return nil }
+    let offset = address.value - region.description.frontEnd.value
+    guard UInt64(length) <= region.description.size - offset else { return nil }
+    return unsafe region.base + Int(offset)
+  }
+
+  /// The region that holds the byte at a front-end address, and most bytes behind it.  Costs
+  /// log2(regions).
+  func region(at address: FrontEndAddress) -> MemoryRegion? {
     var low = 0
     var high = byFrontEnd.count
     while low < high {
       let middle = (low + high) / 2
-      if byFrontEnd[middle].description.frontEnd <= address {
-        low = middle + 1
-      } else {
-        high = middle
-      }
+      if byFrontEnd[middle].start <= address { low = middle + 1 } else { high = middle }
     }
-    guard low > 0, length >= 0 else { return nil }
-    let region = byFrontEnd[low - 1]
-    let offset = address.value - region.description.frontEnd.value
-    let size = region.description.size
-    guard offset < size, UInt64(length) <= size - offset else { return nil }
-    return unsafe region.base + Int(offset)
+    guard low > 0 else { return nil }
+    let region = byFrontEnd[low - 1].region
+    return address.value < region.description.frontEndEnd ? region : nil
   }
 }
 

@@ -17,6 +17,9 @@ public struct MemoryRegionDescription: Equatable, Sendable {
     self.frontEnd = frontEnd
     self.offset = offset
   }
+
+  /// Behind its last byte; of a region that is mapped it does not overflow.
+  var frontEndEnd: UInt64 { frontEnd.value + size }
 }
 
 /// Why guest memory was refused.

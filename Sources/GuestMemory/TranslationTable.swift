@@ -5,6 +5,10 @@
 // each other become one.  It may forget anything at any time, since what is missing is asked for
 // again; so its size is bounded, and when it is full the oldest range goes.
 //
+// So is the work of one change, for all else waits meanwhile: a few passes over the table and a
+// look-up for each piece, of which an update has one a region and a new memory table as many as there is
+// room for.
+//
 // Hostile: every address, size and permission.  What is stored points into mapped regions only.
 
 public struct TranslationTable {
@@ -91,48 +95,58 @@ public struct TranslationTable {
 
   public mutating func removeAll() { entries.removeAll() }
 
-  /// Points every range into another memory table; what is not in it is forgotten.
+  /// Points every range into another memory table; what is not in it is forgotten.  The newest come
+  /// first: a range may be in many more pieces there, and only as many are looked up as there is room
+  /// for.
   public mutating func move(to memory: GuestMemory) {
-    let former = entries
-    entries.removeAll(keepingCapacity: true)
-    for i in former.indices {
-      let entry = former[i]
+    var room = capacity
+    var moved: [Entry] = []
+    moved.reserveCapacity(entries.count)
+    for entry in entries.sorted(by: { $0.age > $1.age }) {
       let size = entry.last - entry.first + 1
-      guard let runs = memory.runs(at: FrontEndAddress(entry.frontEnd), size: size) else {
-        continue
-      }
-      insert(entry.first, runs, entry.frontEnd, entry.access)
+      let runs = memory.runs(at: FrontEndAddress(entry.frontEnd), size: size, most: &room)
+      guard let runs else { continue }
+      moved += TranslationTable.pieces(entry.first, runs, entry.frontEnd, entry.access, entry.age)
     }
-    forgetOldest()
+    entries.removeAll(keepingCapacity: true)
+    moved.sort { $0.first < $1.first }
+    for i in moved.indices { TranslationTable.append(moved[i], to: &entries) }
   }
 
   private mutating func insert(
     _ first: UInt64, _ runs: [HostRun], _ frontEnd: UInt64, _ access: Access
   ) {
-    var added: [Entry] = []
-    var offset: UInt64 = 0
-    for i in runs.indices {
-      let length = UInt64(runs[i].length)
-      let entry = Entry(
-        first: first + offset, last: first + offset + length - 1, frontEnd: frontEnd + offset,
-        base: runs[i].start, access: access, age: clock)
-      offset += length
-      append(entry, to: &added)
-    }
-    let place = remove(first, first + offset - 1)
+    var added = TranslationTable.pieces(first, runs, frontEnd, access, clock)
+    let place = remove(first, added[added.count - 1].last)
     var range = place..<place
     if place > 0, entries[place - 1].continues(in: added[0]) {
-      added[0] = joined(entries[place - 1], added[0])
+      added[0] = TranslationTable.joined(entries[place - 1], added[0])
       range = place - 1..<place
     }
     if place < entries.count, added[added.count - 1].continues(in: entries[place]) {
-      added[added.count - 1] = joined(added[added.count - 1], entries[place])
+      added[added.count - 1] = TranslationTable.joined(added[added.count - 1], entries[place])
       range = range.lowerBound..<place + 1
     }
     entries.replaceSubrange(range, with: added)
   }
 
-  private func append(_ entry: Entry, to list: inout [Entry]) {
+  private static func pieces(
+    _ first: UInt64, _ runs: [HostRun], _ frontEnd: UInt64, _ access: Access, _ age: UInt64
+  ) -> [Entry] {
+    var pieces: [Entry] = []
+    var offset: UInt64 = 0
+    for i in runs.indices {
+      let length = UInt64(runs[i].length)
+      let entry = Entry(
+        first: first + offset, last: first + offset + length - 1, frontEnd: frontEnd + offset,
+        base: runs[i].start, access: access, age: age)
+      offset += length
+      append(entry, to: &pieces)
+    }
+    return pieces
+  }
+
+  private static func append(_ entry: Entry, to list: inout [Entry]) {
     if let last = list.last, last.continues(in: entry) {
       list[list.count - 1] = joined(last, entry)
     } else {
@@ -140,7 +154,7 @@ public struct TranslationTable {
     }
   }
 
-  private func joined(_ low: Entry, _ high: Entry) -> Entry {
+  private static func joined(_ low: Entry, _ high: Entry) -> Entry {
     var entry = low
     entry.last = high.last
     entry.age = max(low.age, high.age)
@@ -179,10 +193,18 @@ public struct TranslationTable {
   }
 
   private mutating func forgetOldest() {
-    while entries.count > capacity {
-      var oldest = 0
-      for i in entries.indices where entries[i].age < entries[oldest].age { oldest = i }
-      entries.remove(at: oldest)
+    let excess = entries.count - capacity
+    guard excess > 0 else { return }
+    let ages = entries.map(\.age)
+    // Nearly always it is one range.
+    let limit = excess == 1 ? ages.min()! : ages.sorted()[excess - 1]
+    // Of those of the last age not all have to go.
+    var left = excess - ages.count { $0 < limit }
+    entries.removeAll { entry in
+      if entry.age < limit { return true }
+      guard entry.age == limit, left > 0 else { return false }
+      left -= 1
+      return true
     }
   }
 
@@ -240,22 +262,27 @@ extension GuestMemory {
   /// The host memory behind a range of front-end addresses, region by region; nil if the regions
   /// do not hold all of it.
   func runs(at address: FrontEndAddress, size: UInt64) -> [HostRun]? {
+    var most = regions.count
+    return runs(at: address, size: size, most: &most)
+  }
+
+  /// - Parameter most: so many pieces are looked up at most; nil if there are more.  What was looked up
+  ///   is taken off, found or not.
+  func runs(at address: FrontEndAddress, size: UInt64, most: inout Int) -> [HostRun]? {
     var runs: [HostRun] = []
-    var next = address.value
+    var next = address
     var left = size
     while left > 0 {
-      guard
-        let region = regions.first(where: {
-          next &- $0.description.frontEnd.value < $0.description.size
-        })
-      else { return nil }
-      let offset = next - region.description.frontEnd.value
+      guard most > 0 else { return nil }
+      most -= 1
+      guard let region = region(at: next) else { return nil }
+      let offset = next.value - region.description.frontEnd.value
       let length = min(left, region.description.size - offset)
       runs.append(
         HostRun(start: unsafe UInt(bitPattern: region.base) + UInt(offset), length: UInt(length)))
       left -= length
       // The last byte of a region may be the last of the address space.
-      next &+= length
+      next = FrontEndAddress(next.value &+ length)
     }
     return runs
   }

@@ -44,7 +44,7 @@ extension BackEnd {
     }
     iotlb!.noteAnswers(expectsReplies: expectsReplies)
     for ring in rings.indices where hasMoved(ring, address, size: message.size) { stop(ring) }
-    device.translate(by: iotlb!.table.snapshot(memory: memory))
+    device.translate(by: iotlb!.snapshot(of: memory))
     rings.indices.forEach(startIfComplete)
     return .number(0)
   }
@@ -68,7 +68,7 @@ extension BackEnd {
         return nil
       }
       return QueueTranslation(
-        table: iotlb.table.snapshot(memory: memory), ring: mapping, misses: iotlb.misses)
+        table: self.iotlb!.snapshot(of: memory), ring: mapping, misses: iotlb.misses)
     } catch {
       switch error {
       case .missing(let misses): misses.forEach(ask)
@@ -85,9 +85,12 @@ extension BackEnd {
 
   // MARK: Asking
 
-  private func ask(_ miss: TranslationMiss) {
-    guard isTranslating, channel != nil, iotlb?.shouldAsk(miss) == true else { return }
-    send(Iotlb.Question(miss: miss))
+  private func ask(_ miss: TranslationMiss) { ask(miss, for: []) }
+
+  /// - Parameter later: more chains that wait for the same.
+  private func ask(_ miss: TranslationMiss, for later: [TranslationMiss]) {
+    guard isTranslating, channel != nil, iotlb?.shouldAsk(miss, later) == true else { return }
+    send(Iotlb.Question(miss: miss, later: later))
   }
 
   private func send(_ question: Iotlb.Question) {
@@ -136,7 +139,7 @@ extension BackEnd {
       "the front-end has no translation to \(question.miss.access) I/O virtual address "
         + "\(question.miss.address); the packet or ring there is of no use")
     device.refuse(question.miss)
-    question.later.forEach(ask)
+    if let next = question.later.first { ask(next, for: Array(question.later.dropFirst())) }
   }
 
   // MARK: The session's other business
@@ -154,10 +157,7 @@ extension BackEnd {
   }
 
   /// The memory table is another one; the rings stand still.
-  func moveTranslations() {
-    guard iotlb != nil, iotlb!.table.count > 0 else { return }
-    iotlb!.table.move(to: memory)
-  }
+  func moveTranslations() { iotlb?.table.move(to: memory) }
 
   /// The front-end tells no changes to a device that it resets or has stopped; the rings stand
   /// still.

@@ -9,7 +9,9 @@ import GuestMemory
 import Linux
 
 struct Iotlb {
-  var table = TranslationTable()
+  var table = TranslationTable() { didSet { snapshot = nil } }
+  /// What the data path sees of the table, until it changes.
+  private var snapshot: Translations?
   /// Posted to by workers.
   let misses: Mailbox<TranslationMiss>
   /// The front-end speaks of translations, whether or not it gave a channel.
@@ -39,20 +41,31 @@ struct Iotlb {
 
   init() throws(Errno) { misses = try Mailbox() }
 
+  /// One for all rings: a device has hundreds, which a new memory table starts all at once.
+  /// - Parameter memory: what the table points into.
+  mutating func snapshot(of memory: GuestMemory) -> Translations {
+    if let snapshot { return snapshot }
+    let taken = table.snapshot(memory: memory)
+    snapshot = taken
+    return taken
+  }
+
   private func isCovered(_ miss: TranslationMiss) -> Bool {
     table.firstMiss(miss.address, size: 1, access: miss.access) == nil
   }
 
   /// Whether this has to be asked now; if it is asked already, a chain joins in.
-  mutating func shouldAsk(_ miss: TranslationMiss) -> Bool {
+  /// - Parameter later: more chains that wait for the same.
+  mutating func shouldAsk(_ miss: TranslationMiss, _ later: [TranslationMiss] = []) -> Bool {
     if isCovered(miss) { return false }
     func join(_ list: inout [Question]) -> Bool {
       guard let i = list.firstIndex(where: { $0.miss.isSame(as: miss) && !$0.isAnswered }) else {
         return false
       }
-      // Rings that were stopped and started again since have left theirs behind.
-      if list[i].later.count >= Iotlb.mostLater { list[i].later.removeFirst() }
       if miss.chain != 0 { list[i].later.append(miss) }
+      list[i].later += later
+      // Rings that were stopped and started again since have left theirs behind.
+      list[i].later.removeFirst(max(0, list[i].later.count - Iotlb.mostLater))
       return true
     }
     if join(&asked) || join(&replied) || join(&unsent) { return false }

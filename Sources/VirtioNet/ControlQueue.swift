@@ -15,8 +15,10 @@ final class ControlQueue {
   /// The answers.
   private static let ok: UInt8 = 0
   private static let error: UInt8 = 1
-  /// Commands that are carried out before other work of the thread gets its turn.
+  /// Commands that are carried out before other work of the thread gets its turn, and for how many
+  /// milliseconds: one that changes the queue pairs in use stops and starts hundreds of rings.
   private static let turnLimit = 64
+  private static let turnTime: UInt64 = 20
 
   private let queue: AnyVirtqueue
   private let features: VirtioFeatures
@@ -66,7 +68,9 @@ final class ControlQueue {
   func serve(
     perform: (ControlCommand) -> Bool, refused: (ControlCommand.Refusal, [UInt8]) -> Void
   ) -> Bool {
-    for _ in 0..<ControlQueue.turnLimit {
+    let begin = MonotonicClock.milliseconds
+    for _ in 0..<ControlQueue.turnLimit
+    where MonotonicClock.milliseconds &- begin < ControlQueue.turnTime {
       if queue.availableChains(1) == 0 {
         if !queue.enableKicks() { return false }
         continue

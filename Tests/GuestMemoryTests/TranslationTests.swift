@@ -1,5 +1,4 @@
 // Translation in a table as large as it may be.
-import Glibc
 import GuestDriver
 import GuestMemory
 import Testing
@@ -80,33 +79,25 @@ struct TranslationTests {
   /// by halves takes nine, and three times the time.
   @Test("the time for one address grows far slower than the table")
   func cost() throws {
-    let small = try TranslationTests.seconds(regions: 1)
-    let large = try TranslationTests.seconds(regions: 509)
-    #expect(large.buffer < 20 * small.buffer, "\(large.buffer) s against \(small.buffer) s")
-    #expect(large.ring < 20 * small.ring, "\(large.ring) s against \(small.ring) s")
+    let small = try TranslationTests.times(regions: 1)
+    let large = try TranslationTests.times(regions: 509)
+    #expect(large.buffer < 20 * small.buffer, "\(large.buffer) ms against \(small.buffer) ms")
+    #expect(large.ring < 20 * small.ring, "\(large.ring) ms against \(small.ring) ms")
   }
 
-  /// CPU seconds of the fastest of some runs over addresses all over the table.
-  private static func seconds(regions count: Int) throws -> (buffer: Double, ring: Double) {
+  /// CPU time, in milliseconds, of the fastest of some runs over addresses all over the table.
+  private static func times(regions count: Int) throws -> (buffer: Double, ring: Double) {
     let (ram, memory) = try TranslationTests.memory(of: count, seed: 1)
     let addresses = (0..<4096).map { ram.descriptions[($0 * 97) % count] }
     var found = 0
     func fastest(_ look: (MemoryRegionDescription) -> Bool) -> Double {
       (0..<5).map { _ in
-        let begin = threadSeconds()
-        for region in addresses where look(region) { found += 1 }
-        return threadSeconds() - begin
+        ThreadTime.milliseconds { for region in addresses where look(region) { found += 1 } }
       }.min()!
     }
     let buffer = fastest { unsafe memory.view.run(at: $0.guest.value + 8, length: 64) != nil }
     let ring = fastest { unsafe memory.ring(at: $0.frontEnd, length: 64) != nil }
     #expect(found == 2 * 5 * addresses.count)
     return (buffer, ring)
-  }
-
-  private static func threadSeconds() -> Double {
-    var time = timespec()
-    unsafe clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
-    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
   }
 }
