@@ -32,18 +32,28 @@ extension OnInterfaces {
         #expect(queue.mode.contains("; bulk lane: packet (the interface segments TCP)"))
         let batch = FrameBatch()
         var got: [[UInt8]] = []
+        var cut: UInt64 = 0
         for number in 0..<20 {
           // Nobody has called the kernel for them yet.
           queue.reserve(3, into: batch)
           for i in 0..<3 { #expect(batch.write(frame(number: i), at: i) == 1) }
           queue.transmit(batch, count: 3)
-          #expect(LargePacket(payload: 60000, number: number).send(by: queue) == .taken)
+          let packet = LargePacket(payload: 60000, number: number)
+          var outcome = packet.send(by: queue)
+          // A busy machine may leave the frames on their way for a while.
+          for _ in 0..<5000 where outcome != .taken {
+            if outcome == .cut { cut += 1 }
+            usleep(1000)
+            outcome = packet.send(by: queue)
+          }
+          #expect(outcome == .taken)
           queue.send([frame(number: 4)])
-          if number % 5 == 4 { got += kernel.collect() }
+          if number % 5 == 4 { got += kernel.collect(atLeast: 5 * (number + 1) - got.count) }
         }
         #expect(got.map(\.count) == (0..<20).flatMap { _ in [60, 60, 60, 60054, 60] })
         #expect(queue.statistics["bulk_packets"] == 20)
-        #expect(queue.statistics["bulk_busy"] == 0)
+        #expect(queue.statistics["bulk_busy"] ?? 0 <= cut)
+        #expect(queue.statistics["bulk_refused"] == 0)
       }
     }
 

@@ -35,11 +35,14 @@ struct PacketSocket: ~Copyable {
   }
 
   /// Everything that has come, until nothing has for 100 ms.
-  func collect() -> [[UInt8]] {
+  ///
+  /// - Parameter count: as many are waited for longer, if others have the CPU.
+  func collect(atLeast count: Int = 0) -> [[UInt8]] {
     var frames: [[UInt8]] = []
     while true {
       var poller = pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0)
-      guard unsafe poll(&poller, 1, 100) == 1 else { return frames }
+      let patience: CInt = frames.count < count ? 5000 : 100
+      guard unsafe poll(&poller, 1, patience) == 1 else { return frames }
       var bytes = [UInt8](repeating: 0, count: 65536)
       let count = unsafe recv(socket.raw, &bytes, bytes.count, 0)
       guard count > 0 else { return frames }

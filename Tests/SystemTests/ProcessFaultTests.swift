@@ -112,22 +112,26 @@ extension SystemTests {
       let before = try daemon.footprint
       let arrived = try wire.settled(.far, "rx_packets")
       let disabled = try daemon.counter("dropped_ring_disabled")
-      let process = try wire.startChurn(["--restarts=10000"] + ring)
+      // Longer than the far end sends.
+      let process = try wire.startChurn(["--restarts=10000", "--traffic-us=300"] + ring)
       try eventually(within: 10, "it is connected") { daemon.connections >= 2 }
       let sender = try wire.startExchange(3000, perSecond: 2000)
       #expect(try sender.wait(within: 30) == .exited(0))
-      let isOver = !process.isRunning
       let churn = try wire.result(of: process)
       print("churn: \(churn)")
       #expect(churn.restarts == 10000 && churn.unknown == 0)
       // What is in a ring that is disabled is dropped, and counted.
       let dropped = try daemon.counter("dropped_ring_disabled") - disabled
       #expect(try wire.settled(.far, "rx_packets") - arrived == churn.sent - dropped)
-      // A ring that stops for longer than 100 ms, on a busy machine, is one that nobody listens to.
+      // A ring that stops for longer than 100 ms, on a busy machine, is one that nobody listens to; what
+      // comes when the restarts are over waits for another guest, or finds none.
       var losses = try daemon.losses()
       losses["dropped_ring_disabled"] = nil
-      let lost = try losses.values.reduce(0, +) + daemon.counter("dropped_no_guest")
-      #expect(isOver || churn.received + lost == 3000, "\(churn.received) received, \(losses)")
+      let lost =
+        try losses.values.reduce(0, +) + daemon.counter("dropped_no_guest")
+        + daemon.counter("rx_waiting")
+      #expect(churn.received + lost == 3000, "\(churn.received) received, \(losses)")
+      #expect(churn.received > 1000)
       print("10,000 restarts: \(churn.received) of 3000 received, \(lost) counted as lost")
       try daemon.expectFootprint(before, "10,000 restarts")
       #expect(daemon.complaints == [])

@@ -210,11 +210,12 @@ guest_kill() {
   kill -KILL "$pid" && guest_gone "$pid"
 }
 
-# guest_gone PID: waits up to 2 s for the process to end, also when it is no child of this shell.
+# guest_gone PID: waits up to 2 s for the process to end, also when it is no child of this shell. One that
+# is dead and that nobody has waited for yet has ended: whose child it is may take its time.
 guest_gone() {
   local try
   for ((try = 0; try < 40; try++)); do
-    kill -0 "$1" 2>/dev/null || return 0
+    kill -0 "$1" 2>/dev/null && ! grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null || return 0
     sleep 0.05
   done
   return 1

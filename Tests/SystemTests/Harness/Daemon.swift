@@ -59,14 +59,13 @@ struct Daemon {
   func counters() throws -> [(line: String, name: String, value: Int)] {
     let before = process.output.utf8.count
     if process.isRunning { kill(pid, SIGUSR1) }
-    var length = before
-    // All lines of one request come at once.
-    try eventually(within: 2, "the counters are printed", log: process.log) {
-      sleep(0.05)
-      defer { length = process.output.utf8.count }
-      return length > before && length == process.output.utf8.count
+    var text = ""
+    // Each line is a write of its own: the report is there when its last line is.
+    try eventually(within: 5, "the counters are printed", log: process.log) {
+      text = String(decoding: process.output.utf8.dropFirst(before), as: UTF8.self)
+      guard let last = text.firstRange(of: "counters: front-ends: ") else { return false }
+      return text[last.upperBound...].contains("\n")
     }
-    let text = String(decoding: process.output.utf8.dropFirst(before), as: UTF8.self)
     return text.split(separator: "\n").flatMap { line in
       let words = line.split { $0 == " " || $0 == "," }
       return zip(words, words.dropFirst()).compactMap { name, value in

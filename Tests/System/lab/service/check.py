@@ -8,6 +8,7 @@ Runs as root in the machine that systemd-root.sh boots, and prints a line for ea
 and `checks: end` behind the last.
 """
 
+import contextlib
 import grp
 import os
 import pwd
@@ -56,17 +57,29 @@ def configure(guest, options):
         file.write(f'VHOST_USER_XDP_ARGS={options}\n')
 
 
+@contextlib.contextmanager
 def drop_in(unit, text):
+    """The unit with more in it; whatever becomes of a check, the next one finds it as it was."""
     folder = f'/etc/systemd/system/{unit}.d'
     os.makedirs(folder, exist_ok=True)
-    with open(f'{folder}/lab.conf', 'w') as file:
-        file.write(text)
-    systemctl('daemon-reload')
+    try:
+        with open(f'{folder}/lab.conf', 'w') as file:
+            file.write(text)
+        systemctl('daemon-reload')
+        yield
+    finally:
+        os.remove(f'{folder}/lab.conf')
+        systemctl('daemon-reload')
 
 
-def undo_drop_in(unit):
-    os.remove(f'/etc/systemd/system/{unit}.d/lab.conf')
-    systemctl('daemon-reload')
+@contextlib.contextmanager
+def other_clock():
+    """The wall clock may be set; afterwards it is what it would have been."""
+    now, at = time.clock_gettime(time.CLOCK_REALTIME), time.monotonic()
+    try:
+        yield now
+    finally:
+        time.clock_settime(time.CLOCK_REALTIME, now + time.monotonic() - at)
 
 
 def is_active(unit):
@@ -150,44 +163,42 @@ def packets():
 
 
 def exchange(path, unit):
-    far = far_end()
-    with FrontEnd(path) as guest:
-        guest.transmit(FRAME)
-        assert far.recv(2048) == FRAME
-        guest.post_buffer()
-        far.send(FRAME)
-        assert guest.received() == FRAME
+    with far_end() as far, FrontEnd(path) as guest:
+        both_ways(guest, far)
         assert show(unit, 'StatusText') == f'front-end pid {os.getpid()} is connected'
-    far.close()
+
+
+def both_ways(guest, far):
+    guest.transmit(FRAME)
+    assert far.recv(2048) == FRAME
+    guest.post_buffer()
+    far.send(FRAME)
+    assert guest.received() == FRAME
 
 
 @check('the clock of the machine jumps by years, and neither it nor its guest notices')
 def clock():
-    drop_in(VM1, '[Service]\nWatchdogSec=3\n')
-    systemctl('restart', VM1)
-    former = process(VM1)
-    now = time.clock_gettime(time.CLOCK_REALTIME)
-    at = time.monotonic()
-    far = far_end()
-    with FrontEnd(SOCKET1) as guest:
-        # Ten years there, thirty back, a second and two there and back, and where it was; after each one
-        # packets go both ways, and over the last ones the watchdog is asked more than once.
-        for jump, wait in [(315e6, 0), (-946e6, 0), (1, 0), (-2, 0), (315e6, 4), (-946e6, 4), (0, 4)]:
-            time.clock_settime(time.CLOCK_REALTIME, now + jump)
-            assert abs(time.clock_gettime(time.CLOCK_REALTIME) - now - jump) < 30
-            time.sleep(wait)
-            guest.transmit(FRAME)
-            assert far.recv(2048) == FRAME
-            guest.post_buffer()
-            far.send(FRAME)
-            assert guest.received() == FRAME
-        time.clock_settime(time.CLOCK_REALTIME, now + time.monotonic() - at)
-    far.close()
-    # A wait that a jump had made longer or shorter would show here: who left and who comes.
-    exchange(SOCKET1, VM1)
-    assert (process(VM1), show(VM1, 'NRestarts')) == (former, '0')
-    undo_drop_in(VM1)
-    systemctl('restart', VM1)
+    try:
+        with drop_in(VM1, '[Service]\nWatchdogSec=3\n'):
+            systemctl('restart', VM1)
+            former = process(VM1)
+            with other_clock() as now, far_end() as far, FrontEnd(SOCKET1) as guest:
+                # Ten years there, thirty back, a second and two there and back, and where it was; after
+                # each one packets go both ways, and over the last ones the watchdog is asked more than
+                # once.
+                for jump, wait in [
+                    (315e6, 0), (-946e6, 0), (1, 0), (-2, 0), (315e6, 4), (-946e6, 4), (0, 4)
+                ]:
+                    time.clock_settime(time.CLOCK_REALTIME, now + jump)
+                    assert abs(time.clock_gettime(time.CLOCK_REALTIME) - now - jump) < 30
+                    time.sleep(wait)
+                    both_ways(guest, far)
+            # A wait that a jump had made longer or shorter would show here: who left and who comes.
+            exchange(SOCKET1, VM1)
+            assert (process(VM1), show(VM1, 'NRestarts')) == (former, '0')
+    finally:
+        # Without the watchdog, and counted from nothing.
+        systemctl('restart', VM1)
 
 
 @check('killed, it is started again within a second')
@@ -209,17 +220,16 @@ def killed():
 
 @check('stopped by a signal, it is ended by the watchdog and started again')
 def watchdog():
-    drop_in(VM1, '[Service]\nWatchdogSec=3\n')
-    systemctl('restart', VM1)
-    former = process(VM1)
-    # It lives as long as it answers, longer than the watchdog waits.
-    time.sleep(4)
-    assert process(VM1) == former
-    os.kill(former, signal.SIGSTOP)
-    assert restarted(VM1, former, 1)
-    journal = run('journalctl', '--no-pager', '-u', VM1)
-    assert 'Watchdog timeout' in journal, journal
-    undo_drop_in(VM1)
+    with drop_in(VM1, '[Service]\nWatchdogSec=3\n'):
+        systemctl('restart', VM1)
+        former = process(VM1)
+        # It lives as long as it answers, longer than the watchdog waits.
+        time.sleep(4)
+        assert process(VM1) == former
+        os.kill(former, signal.SIGSTOP)
+        assert restarted(VM1, former, 1)
+        journal = run('journalctl', '--no-pager', '-u', VM1)
+        assert 'Watchdog timeout' in journal, journal
 
 
 @check('an interface that is deleted ends it, and it comes back with the interface')
@@ -268,47 +278,51 @@ def activated():
     unit, listener = 'vhost-user-xdp@vm3.service', 'vhost-user-xdp@vm3.socket'
     path = f'{FOLDER}/vm3.sock'
     configure('vm3', '--interface=nic0')
-    # As for a QEMU that runs as another user.
-    drop_in(listener, '[Socket]\nSocketGroup=operator\n')
-    group = grp.getgrnam('operator').gr_gid
-    systemctl('start', listener)
-    status = os.stat(path)
-    user = pwd.getpwnam('vhost-user-xdp')
-    assert stat.S_IMODE(status.st_mode) == 0o660, status
-    assert (status.st_uid, status.st_gid) == (user.pw_uid, group), status
-    assert show(unit, 'ActiveState') == 'inactive'
-    exchange(path, unit)
-    former = process(unit)
-    os.kill(former, signal.SIGKILL)
-    # At once: nobody accepts yet.
-    exchange(path, unit)
-    assert process(unit) != former
-    systemctl('stop', unit)
-    assert (os.stat(path).st_ino, os.stat(path).st_gid) == (status.st_ino, group)
-    systemctl('stop', listener)
-    assert not os.path.exists(path)
+    try:
+        # As for a QEMU that runs as another user.
+        with drop_in(listener, '[Socket]\nSocketGroup=operator\n'):
+            group = grp.getgrnam('operator').gr_gid
+            systemctl('start', listener)
+            status = os.stat(path)
+            user = pwd.getpwnam('vhost-user-xdp')
+            assert stat.S_IMODE(status.st_mode) == 0o660, status
+            assert (status.st_uid, status.st_gid) == (user.pw_uid, group), status
+            assert show(unit, 'ActiveState') == 'inactive'
+            exchange(path, unit)
+            former = process(unit)
+            os.kill(former, signal.SIGKILL)
+            # At once: nobody accepts yet.
+            exchange(path, unit)
+            assert process(unit) != former
+            systemctl('stop', unit)
+            assert (os.stat(path).st_ino, os.stat(path).st_gid) == (status.st_ino, group)
+            systemctl('stop', listener)
+            assert not os.path.exists(path)
+    finally:
+        # The interface is for the next check.
+        systemctl('stop', listener, unit, status=None)
+
 
 
 @check('grant starts it without a capability, under the same unit')
 def granted():
-    drop_in(VM1, """[Service]
+    with drop_in(VM1, """[Service]
 CapabilityBoundingSet=CAP_SETUID CAP_SETGID
 AmbientCapabilities=
 SystemCallFilter=@setuid
 ExecStart=
 ExecStart=!/usr/bin/vhost-user-xdp grant --user=vhost-user-xdp -- \\
   --socket-path=/run/vhost-user-xdp/%i.sock $VHOST_USER_XDP_ARGS
-""")
-    systemctl('start', VM1)
-    privileges()
-    socket_file()
-    # Frame memory of both queues is beyond what a plain user may lock.
-    assert 'nic0 queue 1: native, copy' in run('journalctl', '--no-pager', '-u', VM1)
-    exchange(SOCKET1, VM1)
-    systemctl('stop', VM1)
-    assert show(VM1, 'Result') == 'success'
-    assert 'prog/xdp' not in run('ip', '-details', 'link', 'show', 'nic0')
-    undo_drop_in(VM1)
+"""):
+        systemctl('start', VM1)
+        privileges()
+        socket_file()
+        # Frame memory of both queues is beyond what a plain user may lock.
+        assert 'nic0 queue 1: native, copy' in run('journalctl', '--no-pager', '-u', VM1)
+        exchange(SOCKET1, VM1)
+        systemctl('stop', VM1)
+        assert show(VM1, 'Result') == 'success'
+        assert 'prog/xdp' not in run('ip', '-details', 'link', 'show', 'nic0')
 
 
 def main():
