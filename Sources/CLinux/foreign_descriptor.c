@@ -59,10 +59,11 @@ int clinux_is_event(int fd) {
 int clinux_is_shared_memory(int fd) { return fcntl(fd, F_GET_SEALS) >= 0; }
 
 int clinux_is_unix_stream(int fd) {
-  int domain = 0, type = 0;
+  int domain = 0, type = 0, listens = 1;
   socklen_t size = sizeof domain;
   return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX &&
-         getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM;
+         getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM &&
+         getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && !listens;
 }
 
 int clinux_is_pipe(int fd) {

@@ -92,9 +92,10 @@ public enum SystemCallFilter {
   /// Flags, copies and seals: F_DUPFD_CLOEXEC, F_ADD_SEALS and F_GET_SEALS are macros.
   private static let fileCommands = [F_GETFD, F_SETFD, F_GETFL, F_SETFL, 1030, 1033, 1034]
 
-  /// Bytes that wait in a socket, an interface's features (ethtool), and userfaultfd's.
+  /// Bytes that wait in a socket, to be sent and to be received, an interface's features (ethtool), and
+  /// userfaultfd's.
   private static let ioctls: [UInt64] = [
-    0x5411, 0x8946, 0xc018_aa3f, 0xc020_aa00, 0x8010_aa01, 0x8010_aa02,
+    0x5411, 0x541b, 0x8946, 0xc018_aa3f, 0xc020_aa00, 0x8010_aa01, 0x8010_aa02,
   ]
 
   /// A condition on an argument of a call.
