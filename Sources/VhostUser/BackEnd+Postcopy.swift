@@ -10,6 +10,10 @@
 //
 // Waiting for the acknowledgement is a state of the session and not a wait: other requests are
 // carried out meanwhile.
+//
+// Trusted: the front-end.  It may register any memory of this process with the descriptor that it gets,
+// not guest memory alone: put pages there of which nothing has been touched yet, and stop who touches
+// them.  The kernel has no way to narrow it.  So a device offers this only if it was told to.
 import GuestMemory
 import Linux
 

@@ -81,7 +81,7 @@ extension SystemTests {
 
     @Test("pages that a front-end does not serve hold the daemon for five seconds and no longer")
     func pages() throws {
-      let target = try Target(on: wire)
+      let target = try Target(on: wire, "--postcopy")
       try target.meets("pages-that-never-come")
     }
 
@@ -89,7 +89,7 @@ extension SystemTests {
       "SIGTERM ends it in time, whatever a front-end does",
       arguments: ["message-flood-without-end", "pages-that-never-come-until-the-end"])
     func end(attack: String) throws {
-      let target = try Target(on: wire)
+      let target = try Target(on: wire, "--postcopy")
       let front = try target.start(attack)
       try eventually(within: 20, "the attack is under way", log: front.log) {
         front.output.contains("\n") || !front.isRunning
@@ -135,9 +135,10 @@ private struct Target {
     }
   }
 
-  init(on wire: Wire) throws {
+  init(on wire: Wire, _ options: String...) throws {
     self.wire = wire
-    daemon = try wire.startDaemon("--queues=2", interface: ["--interface=reflect:"])
+    daemon = try wire.startDaemon(
+      "--queues=2", interface: ["--interface=reflect:"] + options)
     let script = try Target.start("behaves", on: wire, daemon)
     guard try script.wait(within: 45) == .exited(0) else {
       throw HarnessError(tail(of: script.log))

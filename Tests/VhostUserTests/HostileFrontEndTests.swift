@@ -204,7 +204,9 @@ extension PostcopyTests {
   private func arriving(
     _ change: (BackEnd) -> Void = { _ in }
   ) throws -> ScriptedFrontEnd {
-    let front = try ScriptedFrontEnd()
+    let device = RecordingDevice()
+    device.hasPostcopy = true
+    let front = try ScriptedFrontEnd(device)
     change(front.back)
     try front.negotiate()
     try front.send(28)

@@ -37,6 +37,8 @@ final class RecordingDevice: Device {
   var maximumMTU = 1500
   /// Nil: no configuration space, and no control queue.
   var configuration: [UInt8]?
+  /// Front-ends are trusted with it.
+  var hasPostcopy = false
   private(set) var resets = 0
   private(set) var departures = 0
   /// What goes to another host; `refusesState`: nothing comes from there.
@@ -76,7 +78,8 @@ final class RecordingDevice: Device {
 
   var ringCount: Int { 2 * queuePairCount + (configuration == nil ? 0 : 1) }
   var offeredProtocolFeatures: ProtocolFeatures {
-    configuration == nil ? .offered : ProtocolFeatures.offered.union(.config)
+    let able = hasPostcopy ? ProtocolFeatures.offered.union(.postcopy) : .offered
+    return configuration == nil ? able : able.union(.config)
   }
 
   func reset() { resets += 1 }
@@ -226,7 +229,7 @@ final class ScriptedFrontEnd {
     protocol wanted: ProtocolFeatures = .offered.subtracting([.gpaAddresses, .inbandNotifications])
   ) throws {
     try send(3)
-    try send(16, bytes(wanted.rawValue))
+    try send(16, bytes(wanted.union(device.hasPostcopy ? .postcopy : []).rawValue))
     try send(2, bytes(features.union(.protocolFeatures).rawValue))
   }
 
