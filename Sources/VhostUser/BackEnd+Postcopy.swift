@@ -42,11 +42,12 @@ extension BackEnd {
 
   /// POSTCOPY_LISTEN.  Memory may be there already; the rings are stopped.
   func listenPostcopy() throws(VhostUserError) -> Reply {
-    guard postcopy != nil else {
+    guard let postcopy else {
       throw .featureMissing(request: "POSTCOPY_LISTEN", feature: "POSTCOPY_ADVISE")
     }
+    if postcopy.isListening { return .acknowledge }
     try registerForPostcopy(memory, request: "POSTCOPY_LISTEN")
-    postcopy?.isListening = true
+    self.postcopy?.isListening = true
     return .acknowledge
   }
 
@@ -89,7 +90,11 @@ extension BackEnd {
       where !(known?.regions.contains { $0 === region } ?? false) {
         try postcopy.memory.register(region)
       }
-    } catch { throw .postcopy(request: request, error) }
+    } catch {
+      // What is refused has changed nothing.
+      postcopy.memory.keep(self.memory)
+      throw .postcopy(request: request, error)
+    }
   }
 
   /// The front-end is able to serve faults of the regions that it was answered.

@@ -47,6 +47,17 @@ struct PostcopyTests {
     #expect(front.warnings.last!.contains("POSTCOPY_ADVISE"))
   }
 
+  @Test("LISTEN again and again watches each region once, and those of a former table not at all")
+  func listensAgain() throws {
+    let front = try listening()
+    try front.shareMemory()
+    for _ in 0..<3 { #expect(try front.acknowledged(29) == 0) }
+    #expect(front.back.postcopy?.memory.regionCount == 1)
+    for _ in 0..<3 { try front.shareMemory() }
+    #expect(front.back.postcopy?.memory.regionCount == 1)
+    #expect(try front.send(30) == bytes(0))
+  }
+
   @Test("regions are answered with our addresses, and rings wait for the acknowledgement")
   func addRegion() throws {
     let front = try listening()
