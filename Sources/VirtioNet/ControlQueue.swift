@@ -17,6 +17,8 @@ final class ControlQueue {
   private static let error: UInt8 = 1
   /// Commands that are carried out before other work of the thread gets its turn.
   private static let turnLimit = 64
+  /// For how long, in milliseconds: one may take every worker's answer.
+  private static let turn: UInt64 = 20
 
   private let queue: AnyVirtqueue
   private let features: VirtioFeatures
@@ -66,7 +68,9 @@ final class ControlQueue {
   func serve(
     perform: (ControlCommand) -> Bool, refused: (ControlCommand.Refusal, [UInt8]) -> Void
   ) -> Bool {
-    for _ in 0..<ControlQueue.turnLimit {
+    let begin = MonotonicClock.milliseconds
+    for _ in 0..<ControlQueue.turnLimit
+    where MonotonicClock.milliseconds &- begin < ControlQueue.turn {
       if queue.availableChains(1) == 0 {
         if !queue.enableKicks() { return false }
         continue
