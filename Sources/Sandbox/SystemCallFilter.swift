@@ -72,7 +72,7 @@ public enum SystemCallFilter {
   private static let always = [
     // Packets, front-ends, notifications.
     "read", "write", "readv", "writev", "recvfrom", "recvmsg", "sendto", "sendmsg", "accept4",
-    "getsockopt", "getpeername", "shutdown", "close", "epoll_create1", "epoll_ctl",
+    "getsockopt", "getsockname", "getpeername", "shutdown", "close", "epoll_create1", "epoll_ctl",
     "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "eventfd2", "signalfd4",
     "timerfd_create", "timerfd_settime", "fstat", "newfstatat", "lseek",
     // What a peer's descriptor is, and calls on one that must not last (Sources/CLinux/foreign_*.c).

@@ -29,6 +29,7 @@ extension SystemTests {
       let target = try Target(on: wire)
       try target.meets("wrong-kinds")
       try target.meets("surplus")
+      try target.meets("own-end")
       #expect(target.lines("no shared memory (memfd, tmpfs or hugetlbfs)") > 0)
       for attack in ["blocking-call", "blocking-error"] {
         let before = target.lines("full and made to block")

@@ -120,7 +120,7 @@ final class ScriptedFrontEnd {
   let device: RecordingDevice
   let back: BackEnd
   private var socket: UnixSocket?
-  private let raw: CInt
+  let raw: CInt
   /// How the session ended, if it did.
   private(set) var outcome: Result<BackEnd.Progress, VhostUserError>?
   /// What came with the last reply that had a descriptor.
@@ -132,17 +132,26 @@ final class ScriptedFrontEnd {
   }
   private let lines = Lines()
 
-  init(_ device: RecordingDevice = RecordingDevice()) throws {
+  convenience init(_ device: RecordingDevice = RecordingDevice()) throws {
     var pair: [CInt] = [-1, -1]
     try checkedCall {
       unsafe socketpair(
         AF_UNIX, CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0, &pair)
     }
+    self.init(
+      device, front: UnixSocket(adopting: OwnedDescriptor(adopting: pair[0])),
+      back: UnixSocket(adopting: OwnedDescriptor(adopting: pair[1])))
+  }
+
+  init(
+    _ device: RecordingDevice = RecordingDevice(), front: consuming UnixSocket,
+    back: consuming UnixSocket
+  ) {
     self.device = device
-    raw = pair[0]
-    socket = UnixSocket(adopting: OwnedDescriptor(adopting: raw))
-    back = BackEnd(
-      device: device, socket: UnixSocket(adopting: OwnedDescriptor(adopting: pair[1])),
+    raw = front.raw
+    socket = consume front
+    self.back = BackEnd(
+      device: device, socket: back,
       log: { [lines] in lines.log.append("\($0): \($1)") },
       connected: { [lines] in lines.connections.append($0) })
   }
