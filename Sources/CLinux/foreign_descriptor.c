@@ -13,9 +13,11 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #ifndef F_GET_SEALS
@@ -64,6 +66,44 @@ int clinux_is_unix_stream(int fd) {
   return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX &&
          getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM &&
          getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && !listens;
+}
+
+/* Unnamed sockets have a family and no more. */
+struct name {
+  struct sockaddr_un address;
+  socklen_t length;
+};
+
+static int is_same(const struct name *a, const struct name *b) {
+  return a->length > sizeof(sa_family_t) && a->length == b->length &&
+         memcmp(&a->address, &b->address, a->length) == 0;
+}
+
+static struct name name_of(int fd, int (*ask)(int, struct sockaddr *, socklen_t *)) {
+  struct name name = {.length = sizeof name.address};
+  if (ask(fd, (struct sockaddr *)&name.address, &name.length) < 0 ||
+      name.length > sizeof name.address)
+    name.length = 0;
+  return name;
+}
+
+static int own_name(int fd, struct sockaddr *address, socklen_t *length) {
+  return getsockname(fd, address, length);
+}
+
+static int name_of_peer(int fd, struct sockaddr *address, socklen_t *length) {
+  return getpeername(fd, address, length);
+}
+
+int clinux_is_other_end(int fd, int connection) {
+  struct name ours = name_of(connection, own_name), theirs = name_of(connection, name_of_peer);
+  struct name own = name_of(fd, own_name), its_peer = name_of(fd, name_of_peer);
+  return is_same(&its_peer, &ours) || is_same(&own, &theirs);
+}
+
+void clinux_name_socket(int fd) {
+  const struct sockaddr_un any = {.sun_family = AF_UNIX};
+  (void)!bind(fd, (const struct sockaddr *)&any, sizeof(sa_family_t));
 }
 
 int clinux_is_pipe(int fd) {

@@ -41,9 +41,14 @@ int clinux_userfault_unregister(int fd, void *base, size_t length) {
 
 int clinux_userfault_abandon(int fd, void *base, size_t length) {
   struct uffdio_range range = {(__u64)(uintptr_t)base, length};
-  if (mmap(base, length, PROT_READ | PROT_WRITE,
-           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
-    return -errno;
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  /* Before Linux 6.12 a mapping that is refused for want of memory leaves a hole at its place: so it is
+   * tried elsewhere. */
+  void *elsewhere = mmap(NULL, length, PROT_READ | PROT_WRITE, flags, -1, 0);
+  if (elsewhere != MAP_FAILED) munmap(elsewhere, length);
+  if (elsewhere == MAP_FAILED ||
+      mmap(base, length, PROT_READ | PROT_WRITE, flags | MAP_FIXED, -1, 0) == MAP_FAILED)
+    return clinux_userfault_unregister(fd, base, length);
   return ioctl(fd, UFFDIO_WAKE, &range) < 0 ? -errno : 0;
 }
 

@@ -55,6 +55,9 @@ public final class Postcopy {
   /// What the front-end reads faults from.
   public var descriptor: CInt { arriving.faults.descriptor.raw }
 
+  /// For tests: how many it watches.
+  package var regionCount: Int { arriving.count }
+
   /// From now on pages of this region that are missing are waited for.
   public func register(_ region: MemoryRegion) throws(Errno) { try arriving.register(region) }
 
@@ -131,12 +134,14 @@ private final class ArrivingRegions: Sendable {
 
   init() throws(Errno) { faults = try UserFaults() }
 
+  var count: Int { regions.withLock { $0.all.count } }
+
   /// - Throws: EPIPE if the front-end has hung up: what it sent before may still be read.
   func register(_ region: MemoryRegion) throws(Errno) {
     try regions.withLock { (regions) throws(Errno) in
       guard !regions.areAbandoned else { throw Errno(EPIPE) }
       try unsafe faults.register(region.window.pages)
-      regions.all.append(region)
+      if !regions.all.contains(where: { $0 === region }) { regions.all.append(region) }
     }
   }
 

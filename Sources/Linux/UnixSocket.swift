@@ -116,7 +116,15 @@ public struct UnixSocket: ~Copyable, Sendable {
     else { throw .unusable(descriptor: number, why: "it is not connected") }
     _ = fcntl(number, F_SETFD, FD_CLOEXEC)
     clinux_receive_in_line(number)
+    // One of a pair has none: see `isOtherEnd`.
+    clinux_name_socket(number)
     raw = number
+  }
+
+  /// Whether `descriptor`, which came over the socket `connection`, is the peer's own end of it: whoever
+  /// keeps that will never see the peer go.
+  public static func isOtherEnd(_ descriptor: CInt, of connection: CInt) -> Bool {
+    clinux_is_other_end(descriptor, connection) != 0
   }
 
   /// Process id of the peer (of the listener, if this side connected); nil if it is not known.

@@ -34,7 +34,8 @@ public struct UserFaults: ~Copyable, Sendable {
   }
 
   /// Puts private zeros in place of the range, for those who wait and those to come.  What others
-  /// see of the file behind it does not change.
+  /// see of the file behind it does not change; where there is no room for the zeros, it is as if
+  /// unregistered.
   public func abandon(_ pages: UnsafeMutableRawBufferPointer) {
     _ = unsafe clinux_userfault_abandon(descriptor.raw, pages.baseAddress, pages.count)
   }

@@ -16,10 +16,13 @@ public struct RunningPhase: Equatable, Sendable {
   public var connects: Bool
   /// At the end it removes the file of its socket.
   public var removesSocket: Bool
+  /// Guests come by postcopy migration (--postcopy).
+  public var hasPostcopy: Bool
 
-  public init(connects: Bool, removesSocket: Bool) {
+  public init(connects: Bool, removesSocket: Bool, postcopy: Bool = false) {
     self.connects = connects
     self.removesSocket = removesSocket
+    hasPostcopy = postcopy
   }
 }
 
@@ -63,7 +66,8 @@ public enum SystemCallFilter {
     for command in fileCommands {
       try rules.allow("fcntl", where: [Argument(1, equals: UInt64(command))])
     }
-    for request in ioctls {
+    if phase.hasPostcopy { try rules.allow(["userfaultfd"]) }
+    for request in phase.hasPostcopy ? ioctls + pageFaultRequests : ioctls {
       try rules.allow("ioctl", where: [Argument(1, equals: request)])
     }
     try rules.load()
@@ -72,13 +76,13 @@ public enum SystemCallFilter {
   private static let always = [
     // Packets, front-ends, notifications.
     "read", "write", "readv", "writev", "recvfrom", "recvmsg", "sendto", "sendmsg", "accept4",
-    "getsockopt", "getpeername", "shutdown", "close", "epoll_create1", "epoll_ctl",
+    "getsockopt", "getsockname", "getpeername", "shutdown", "close", "epoll_create1", "epoll_ctl",
     "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "eventfd2", "signalfd4",
     "timerfd_create", "timerfd_settime", "fstat", "newfstatat", "lseek",
     // What a peer's descriptor is, and calls on one that must not last (Sources/CLinux/foreign_*.c).
     "timer_create", "timer_settime", "timer_delete",
-    // Memory: the guest's, in-flight areas, postcopy, our own.
-    "munmap", "mremap", "madvise", "brk", "memfd_create", "ftruncate", "userfaultfd", "fallocate",
+    // Memory: the guest's, in-flight areas, our own.
+    "munmap", "mremap", "madvise", "brk", "memfd_create", "ftruncate", "fallocate",
     // Threads, time, the end.
     "futex", "sched_yield", "sched_getaffinity", "getcpu", "set_robust_list",
     "rseq", "gettid", "getpid", "getuid", "geteuid", "getgid", "getegid", "clock_gettime",
@@ -92,10 +96,12 @@ public enum SystemCallFilter {
   /// Flags, copies and seals: F_DUPFD_CLOEXEC, F_ADD_SEALS and F_GET_SEALS are macros.
   private static let fileCommands = [F_GETFD, F_SETFD, F_GETFL, F_SETFL, 1030, 1033, 1034]
 
-  /// Bytes that wait in a socket, to be sent and to be received, an interface's features (ethtool), and
-  /// userfaultfd's.
-  private static let ioctls: [UInt64] = [
-    0x5411, 0x541b, 0x8946, 0xc018_aa3f, 0xc020_aa00, 0x8010_aa01, 0x8010_aa02,
+  /// Bytes that wait in a socket, to be sent and to be received, and an interface's features (ethtool).
+  private static let ioctls: [UInt64] = [0x5411, 0x541b, 0x8946]
+
+  /// UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WAKE.
+  private static let pageFaultRequests: [UInt64] = [
+    0xc018_aa3f, 0xc020_aa00, 0x8010_aa01, 0x8010_aa02,
   ]
 
   /// A condition on an argument of a call.

@@ -120,7 +120,7 @@ extension BackEnd {
 
   func setChannel(_ sockets: inout ReceivedDescriptors) throws(VhostUserError) -> Reply {
     if let socket = try take(.streamSocket, of: &sockets, request: "SET_BACKEND_REQ_FD") {
-      takeChannel(BackEndChannel(adopting: socket))
+      try takeChannel(BackEndChannel(adopting: socket))
     }
     return .acknowledge
   }

@@ -7,6 +7,7 @@
 //
 // A front-end that acknowledges ACCESS_PLATFORM, has given no channel and never speaks of
 // translations has no IOMMU to ask: its addresses are what they are without the feature.
+import Glibc
 import GuestMemory
 import Linux
 import Virtqueue
@@ -122,6 +123,7 @@ extension BackEnd {
       case .nothing: break
       case .closed:
         if let raw = channel?.raw { events?.remove(raw) }
+        channel!.letGo()
       }
       break
     }
@@ -144,15 +146,16 @@ extension BackEnd {
 
   // MARK: The session's other business
 
-  func takeChannel(_ channel: consuming BackEndChannel) {
+  /// One that nobody looks at is not taken: what the front-end puts into it would lie there, such as
+  /// its own end of the connection.
+  func takeChannel(_ channel: consuming BackEndChannel) throws(VhostUserError) {
+    do throws(Errno) {
+      guard events != nil, let raw = channel.raw else { throw Errno(EMFILE) }
+      try events!.add(raw, .readable, tag: 0)
+    } catch { throw .channelNotWatched(error) }
     if let former = self.channel?.raw { events?.remove(former) }
     iotlb?.forgetQuestions()
     inband?.changeChannel()
-    do throws(Errno) {
-      try events?.add(channel.raw, .readable, tag: 0)
-    } catch {
-      warn("the channel to the front-end cannot be watched: \(error)")
-    }
     self.channel = consume channel
   }
 

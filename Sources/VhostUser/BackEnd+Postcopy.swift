@@ -10,6 +10,10 @@
 //
 // Waiting for the acknowledgement is a state of the session and not a wait: other requests are
 // carried out meanwhile.
+//
+// Trusted: the front-end.  It may register any memory of this process with the descriptor that it gets,
+// not guest memory alone: put pages there of which nothing has been touched yet, and stop who touches
+// them.  The kernel has no way to narrow it.  So a device offers this only if it was told to.
 import GuestMemory
 import Linux
 
@@ -38,11 +42,12 @@ extension BackEnd {
 
   /// POSTCOPY_LISTEN.  Memory may be there already; the rings are stopped.
   func listenPostcopy() throws(VhostUserError) -> Reply {
-    guard postcopy != nil else {
+    guard let postcopy else {
       throw .featureMissing(request: "POSTCOPY_LISTEN", feature: "POSTCOPY_ADVISE")
     }
+    if postcopy.isListening { return .acknowledge }
     try registerForPostcopy(memory, request: "POSTCOPY_LISTEN")
-    postcopy?.isListening = true
+    self.postcopy?.isListening = true
     return .acknowledge
   }
 
@@ -85,7 +90,11 @@ extension BackEnd {
       where !(known?.regions.contains { $0 === region } ?? false) {
         try postcopy.memory.register(region)
       }
-    } catch { throw .postcopy(request: request, error) }
+    } catch {
+      // What is refused has changed nothing.
+      postcopy.memory.keep(self.memory)
+      throw .postcopy(request: request, error)
+    }
   }
 
   /// The front-end is able to serve faults of the regions that it was answered.

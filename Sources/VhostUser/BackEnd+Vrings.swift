@@ -10,6 +10,8 @@ extension BackEnd {
   func stop(_ ring: Int) {
     guard rings[ring].isStarted else { return }
     rings[ring].isStarted = false
+    // It keeps the memory that it is in.
+    rings[ring].mapping = nil
     if let base = device.stopQueue(ring) { rings[ring].base = base }
   }
 

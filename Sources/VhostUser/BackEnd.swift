@@ -294,9 +294,15 @@ public final class BackEnd {
   func take(
     _ kind: DescriptorKind, of descriptors: inout ReceivedDescriptors, request: String
   ) throws(VhostUserError) -> OwnedDescriptor? {
-    do throws(WrongDescriptorKind) { return try descriptors.takeFirst(kind) } catch {
+    let taken: OwnedDescriptor?
+    do throws(WrongDescriptorKind) { taken = try descriptors.takeFirst(kind) } catch {
       throw .wrongDescriptor(request: request, error)
     }
+    guard let taken else { return nil }
+    if let own = connection?.raw, UnixSocket.isOtherEnd(taken.raw, of: own) {
+      throw .ownEnd(request: request)
+    }
+    return taken
   }
 
   /// The same, of an event to be signalled.

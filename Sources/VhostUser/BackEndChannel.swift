@@ -4,7 +4,9 @@
 //
 // Nothing waits for the peer: a request goes out or is refused, and replies, which IOTLB misses and
 // in-band notifications ask for, are taken when they come.  A front-end takes a closed channel for the end of the
-// back-end, so it is held as long as the session.
+// back-end, so it is held as long as the session, but for one that the front-end has closed itself or
+// filled with nonsense: what lies in a socket that is held and not read, such as the front-end's end of
+// the connection, would stay open.
 //
 // Hostile: the front-end, which may not read the channel, or send anything over it.
 import GuestMemory
@@ -53,7 +55,8 @@ enum BackEndRequest: Equatable, Sendable {
 }
 
 struct BackEndChannel: ~Copyable {
-  private let socket: UnixSocket
+  /// Nil: it was let go.
+  private var socket: UnixSocket?
   /// The end of a request that went only in part; whatever else followed would be taken for it.
   private var unsent: [UInt8] = []
   private var incoming = [UInt8](repeating: 0, count: BackEndChannel.replySize)
@@ -66,18 +69,29 @@ struct BackEndChannel: ~Copyable {
   init(adopting socket: consuming OwnedDescriptor) { self.socket = UnixSocket(adopting: socket) }
 
   /// For an epoll set.
-  var raw: Int32 { socket.raw }
+  var raw: Int32? {
+    switch socket {
+    case .some(let socket): socket.raw
+    case nil: nil
+    }
+  }
+
+  /// After `receive` said that it is closed.
+  mutating func letGo() {
+    isClosed = true
+    socket = nil
+  }
 
   /// False if the front-end does not read now, or has gone.
   mutating func send(_ request: BackEndRequest, wantsReply: Bool = false) -> Bool {
     if isClosed { return false }
     if !unsent.isEmpty {
-      guard case .done(let count) = socket.send(unsent) else { return false }
+      guard case .done(let count)? = socket?.send(unsent) else { return false }
       unsent.removeFirst(count)
       if !unsent.isEmpty { return false }
     }
     let bytes = request.bytes(wantsReply: wantsReply)
-    switch socket.send(bytes) {
+    switch socket!.send(bytes) {
     case .done(let count):
       unsent = Array(bytes[count...])
       return true
@@ -101,7 +115,7 @@ struct BackEndChannel: ~Copyable {
     while !isClosed, received < BackEndChannel.replySize {
       var descriptors = ReceivedDescriptors()
       do throws(Errno) {
-        switch try socket.receive(
+        switch try socket!.receive(
           into: &incoming, at: received..<BackEndChannel.replySize, descriptors: &descriptors)
         {
         case .bytes(let count): received += count

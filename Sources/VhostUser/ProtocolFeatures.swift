@@ -35,18 +35,16 @@ public struct ProtocolFeatures: OptionSet, Hashable, Sendable {
   /// What this back-end offers with any device and configuration; a device adds what it implements
   /// (`Device.offeredProtocolFeatures`).  Nothing else: other bits are masked when a front-end sets
   /// them.
-  public static let offered = offered(userFaults: UserFaults.areSupported)
+  public static let offered: ProtocolFeatures = [
+    .mq, .logShmfd, .rarp, .replyAck, .mtu, .backendReq, .inflightShmfd, .resetDevice,
+    .inbandNotifications, .configureMemSlots, .status, .deviceState, .getVringBaseInflight,
+    .gpaAddresses,
+  ]
 
-  /// - Parameter userFaults: whether the kernel has userfaultfd for shared memory.
-  public static func offered(userFaults: Bool) -> ProtocolFeatures {
-    var features: ProtocolFeatures = [
-      .mq, .logShmfd, .rarp, .replyAck, .mtu, .backendReq, .inflightShmfd, .resetDevice,
-      .inbandNotifications, .configureMemSlots, .status, .deviceState, .getVringBaseInflight,
-      .gpaAddresses,
-    ]
-    if userFaults { features.insert(.pagefault) }
-    return features
-  }
+  /// What a device offers besides that takes part in postcopy migrations, where the kernel has
+  /// userfaultfd for shared memory.  For front-ends that may do with this process as they like: see
+  /// `BackEnd.advisePostcopy`.
+  public static var postcopy: ProtocolFeatures { UserFaults.areSupported ? .pagefault : [] }
 
   private static let names = [
     "MQ", "LOG_SHMFD", "RARP", "REPLY_ACK", "MTU", "BACKEND_REQ", "CROSS_ENDIAN",

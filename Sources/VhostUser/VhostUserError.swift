@@ -26,6 +26,8 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
   case wrongSize(request: String, size: Int, expected: String)
   case wrongDescriptorCount(request: String, count: Int, expected: String)
   case wrongDescriptor(request: String, WrongDescriptorKind)
+  case ownEnd(request: String)
+  case channelNotWatched(Errno)
   case featureMissing(request: String, feature: String)
   case noSuchRing(request: String, index: UInt32, ringCount: Int)
   case wrongValue(request: String, value: UInt64, allowed: String)
@@ -88,6 +90,10 @@ public enum VhostUserError: Error, Equatable, Sendable, CustomStringConvertible 
     case .wrongDescriptorCount(let request, let count, let expected):
       "\(request): \(count) descriptors instead of \(expected)"
     case .wrongDescriptor(let request, let error): "\(request): \(error)"
+    case .ownEnd(let request):
+      "\(request): the socket is the front-end's own end of this connection, which would never end"
+    case .channelNotWatched(let errno):
+      "SET_BACKEND_REQ_FD: the channel cannot be watched: \(errno)"
     case .featureMissing(let request, let feature):
       "\(request) needs \(feature), which was not negotiated"
     case .noSuchRing(let request, let index, let ringCount):

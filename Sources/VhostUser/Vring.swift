@@ -35,7 +35,7 @@ struct Vring {
   /// SET_VRING_CALL without a descriptor: the driver polls, whatever else was negotiated.
   var isCallPolled = false
   var isEnabled = false
-  /// Behind a vIOMMU: where the ring was when it was started last.
+  /// Behind a vIOMMU: where the ring is that the device has.
   var mapping: RingMapping?
   /// The device has it: `startQueue` was called, `stopQueue` not yet.
   var isStarted = false

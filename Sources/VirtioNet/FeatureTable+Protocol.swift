@@ -43,7 +43,7 @@ extension FeatureTable {
     FeatureRow(
       8, "PAGEFAULT",
       .offered(
-        when: "where the kernel has userfaultfd for shared memory",
+        when: "with --postcopy, where the kernel has userfaultfd for shared memory",
         effect: "postcopy migration: who touches a page that has not come yet waits for it",
         test: "regions are answered with our addresses, and rings wait for the acknowledgement")),
     FeatureRow(

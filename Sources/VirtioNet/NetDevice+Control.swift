@@ -10,7 +10,10 @@ extension NetDevice {
   public var ringCount: Int { 2 * queuePairCount + (control == nil ? 0 : 1) }
 
   public var offeredProtocolFeatures: ProtocolFeatures {
-    control == nil ? .offered : ProtocolFeatures.offered.union(.config)
+    var features = ProtocolFeatures.offered
+    if control != nil { features.insert(.config) }
+    if hasPostcopy { features.formUnion(.postcopy) }
+    return features
   }
 
   private var configuration: NetConfiguration? {

@@ -23,6 +23,8 @@ public final class NetDevice: Device {
   let log: @Sendable (String) -> Void
   /// Configuration space and control queue, for front-ends that forward them.
   let control: ControlPlane?
+  /// Takes part in postcopy migrations, which front-ends have to be trusted for.
+  let hasPostcopy: Bool
 
   private(set) var negotiated: VirtioFeatures = []
   /// Rings that run and are enabled.
@@ -47,11 +49,11 @@ public final class NetDevice: Device {
   public convenience init(
     port: any HostPort, queuePairs: Int, cpus: [Int], control: ControlOptions? = nil,
     polling: Polling = Polling(), offloads: Set<Offload> = Set(Offload.allCases),
-    log: @escaping @Sendable (String) -> Void
+    postcopy: Bool = false, log: @escaping @Sendable (String) -> Void
   ) throws(PortError) {
     try self.init(
       port: port, queues: NetDevice.openQueues(of: port), queuePairs: queuePairs, cpus: cpus,
-      control: control, polling: polling, offloads: offloads, log: log)
+      control: control, polling: polling, offloads: offloads, postcopy: postcopy, log: log)
   }
 
   /// Opens all queues of a port, which takes the privileges that its device does not need.
@@ -72,16 +74,19 @@ public final class NetDevice: Device {
   ///   - control: offers configuration space and control queue.
   ///   - polling: how the workers wait.
   ///   - offloads: what drivers may leave to the device.
+  ///   - postcopy: front-ends are trusted with this process, and may migrate guests by postcopy.
   ///   - log: called on any thread, at most `LogLimit.burst` times and then once a second.
   public init(
     port: any HostPort, queues: [any HostPortQueue], queuePairs: Int, cpus: [Int],
     control: ControlOptions? = nil, polling: Polling = Polling(),
-    offloads: Set<Offload> = Set(Offload.allCases), log: @escaping @Sendable (String) -> Void
+    offloads: Set<Offload> = Set(Offload.allCases), postcopy: Bool = false,
+    log: @escaping @Sendable (String) -> Void
   ) throws(PortError) {
     let portQueues = queues.count
     precondition(queuePairs >= 1 && portQueues >= 1)
     self.port = port
     self.offloads = offloads
+    hasPostcopy = postcopy
     // A guest or front-end can cause lines as fast as it resets the device.
     let limit = LogLimit()
     let log: @Sendable (String) -> Void = { line in

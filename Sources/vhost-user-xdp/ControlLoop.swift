@@ -95,7 +95,8 @@ struct ControlLoop: ~Copyable {
     let device = try starting {
       try NetDevice(
         port: port, queues: queues, queuePairs: options.queuePairs, cpus: options.cpus.cpus,
-        control: control, polling: options.polling, offloads: options.offloads
+        control: control, polling: options.polling, offloads: options.offloads,
+        postcopy: options.postcopy
       ) { logger.warning("\($0)") }
     }
     try starting {

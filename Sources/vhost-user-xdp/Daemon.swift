@@ -62,6 +62,13 @@ struct Daemon {
     ProcessSettings.raiseMemoryLockLimit()
     try checkOpenFileLimit(ProcessSettings.raiseOpenFileLimit(), options.queuePairs)
     let logger = Logger.standardError(level: options.logLevel)
+    if options.postcopy, !UserFaults.areSupported {
+      logger.warning(
+        """
+        --postcopy has no effect: this kernel has no userfaultfd for shared memory, or does not let \
+        this process use it
+        """)
+    }
     var loop = try ControlLoop(options, handed, signals, logger)
     try loop.run()
   }

@@ -212,6 +212,18 @@ struct Options: ParsableArguments {
         """, valueName: "lane"))
   var bulkLane: BulkLaneChoice?
 
+  @Flag(
+    name: .customLong("postcopy"),
+    help: ArgumentHelp(
+      "Take part in postcopy migrations; for front-ends that are trusted with the daemon itself.",
+      discussion: """
+        The front-end then gets a descriptor (userfaultfd) that reaches all memory of the daemon, not \
+        the guest's alone: it can stop its threads, and put pages of its own where there are none yet. \
+        A guest that took its QEMU over could go on to take over the daemon. Without it guests migrate \
+        all the same, by precopy.
+        """))
+  var postcopy = false
+
   @Option(
     name: .customLong("sandbox"),
     help: ArgumentHelp(

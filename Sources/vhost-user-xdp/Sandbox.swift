@@ -23,15 +23,15 @@ struct Sandbox {
     mode = options.sandbox
     switch endpoint {
     case .listen(let path, _):
-      phase = RunningPhase(connects: false, removesSocket: true)
+      phase = RunningPhase(connects: false, removesSocket: true, postcopy: options.postcopy)
       let parts = path.split(separator: "/", omittingEmptySubsequences: false).dropLast()
       let parent = parts.joined(separator: "/")
       directory = parts.isEmpty ? "." : parent.isEmpty ? "/" : parent
     case .connect:
-      phase = RunningPhase(connects: true, removesSocket: false)
+      phase = RunningPhase(connects: true, removesSocket: false, postcopy: options.postcopy)
       directory = nil
     case .listening, .inherited:
-      phase = RunningPhase(connects: false, removesSocket: false)
+      phase = RunningPhase(connects: false, removesSocket: false, postcopy: options.postcopy)
       directory = nil
     }
   }

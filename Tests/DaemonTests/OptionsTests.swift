@@ -31,7 +31,7 @@ struct OptionsTests {
     #expect(options.xdpMode == nil && options.copyMode == nil && options.cpus.cpus.isEmpty)
     #expect(options.logLevel == .info)
     #expect(options.polling.mode == .adaptive && options.polling.budget == 50)
-    #expect(!options.preferBusyPoll && options.bulkLane == nil)
+    #expect(!options.preferBusyPoll && options.bulkLane == nil && !options.postcopy)
   }
 
   @Test("every option is taken, with = or a space")
@@ -40,7 +40,7 @@ struct OptionsTests {
       "--socket-path", "s", "--interface", "eth1", "--queues=4", "--mac=52:54:00:12:34:56",
       "--mac=52-54-00-12-34-57", "--client", "--xdp-mode=skb", "--copy-mode=zero-copy",
       "--no-promiscuous", "--force", "--cpus=2,4-7,3", "--log-level=debug", "--poll=adaptive",
-      "--poll-budget=200", "--prefer-busy-poll", "--bulk-lane=packet")
+      "--poll-budget=200", "--prefer-busy-poll", "--bulk-lane=packet", "--postcopy")
     #expect(options.queuePairs == 4)
     #expect(
       options.addresses.map(\.description) == ["52:54:00:12:34:56", "52:54:00:12:34:57"])
@@ -49,7 +49,7 @@ struct OptionsTests {
     #expect(options.cpus.cpus == [2, 3, 4, 5, 6, 7])
     #expect(options.logLevel == .debug)
     #expect(options.polling.budget == 200 && options.preferBusyPoll)
-    #expect(options.bulkLane == .packet)
+    #expect(options.bulkLane == .packet && options.postcopy)
   }
 
   @Test("who may connect is told by number or name")
@@ -222,7 +222,7 @@ struct OptionsTests {
     for option in [
       "socket-path", "fd", "client", "interface", "queues", "mac", "dedicated", "xdp-mode",
       "copy-mode", "no-promiscuous", "force", "cpus", "log-level", "print-capabilities", "version",
-      "bulk-lane",
+      "bulk-lane", "postcopy",
     ] {
       #expect(text.contains("--\(option)"))
     }

@@ -94,6 +94,33 @@ struct PostcopyTests {
     postcopy.abandon()
   }
 
+  // In a process of its own, whose limit leaves no room: so it is where memory must not be
+  // overcommitted.
+  @Test("who waits is let go also where there is no room for the zeros")
+  func noRoom() async {
+    await #expect(processExitsWith: .success) {
+      let ends = try Ends()
+      let ram = try GuestRAM(bytes: 1 << 20)
+      let region = try ram.region(0)
+      let postcopy = try Postcopy(frontEnd: ends.other.raw)
+      try postcopy.register(region)
+      let reader = try Reader(region)
+      usleep(20_000)
+      guard !reader.hasAnswered else { exit(2) }
+      var limit = rlimit()
+      unsafe getrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit)
+      let former = limit
+      limit.rlim_cur = 4096
+      unsafe setrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit)
+      postcopy.abandon()
+      limit = former
+      unsafe setrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit)
+      for _ in 0..<2000 where !reader.hasAnswered { usleep(1000) }
+      guard reader.hasAnswered, reader.value.wait() == 0 else { exit(3) }
+      withExtendedLifetime(ends) {}
+    }
+  }
+
   @Test("pages that do not come while the control thread is kept are given up, and it is told")
   func pagesMissing() throws {
     let ends = try Ends()

@@ -52,7 +52,8 @@ struct SandboxTests {
     "open", "open, in a thread that was there", "execute", "fork", "trace", "bpf", "mount",
     "unshare",
     "signal another process", "io_uring", "Internet socket", "packet socket", "AF_XDP socket",
-    "request to a device", "executable memory", "memory made executable",
+    "request to a device", "page faults", "request about page faults", "executable memory",
+    "memory made executable",
     "set privileges", "remove elsewhere", "become another user", "enter a namespace", "bind",
     "set an option of a socket", "have a signal sent", "limit another process", "make a folder",
     "make a file", "change permissions",
@@ -70,6 +71,15 @@ struct SandboxTests {
     let (allowed, refused) = try probe("connect")
     #expect(allowed == SandboxTests.serving.union(["Unix socket"]))
     #expect(refused == SandboxTests.forbidden.union(["remove the socket"]))
+  }
+
+  @Test("page faults are to be had for postcopy migrations only")
+  func postcopy() throws {
+    let (_, refused) = try probe("postcopy")
+    #expect(
+      refused
+        == SandboxTests.forbidden.union(["Unix socket", "remove the socket"])
+        .subtracting(["page faults", "request about page faults"]))
   }
 
   @Test("with an inherited connection there is nothing to make or remove")

@@ -29,6 +29,7 @@ extension SystemTests {
       let target = try Target(on: wire)
       try target.meets("wrong-kinds")
       try target.meets("surplus")
+      try target.meets("own-end")
       #expect(target.lines("no shared memory (memfd, tmpfs or hugetlbfs)") > 0)
       try target.meets("blocking-call-without-timer")
       for attack in ["blocking-call", "blocking-error"] {
@@ -89,7 +90,7 @@ extension SystemTests {
       "pages that a front-end does not serve hold the daemon for five seconds and no longer",
       .enabled(if: HostileFrontEnds.hasUserFaults, "no userfaultfd"))
     func pages() throws {
-      let target = try Target(on: wire)
+      let target = try Target(on: wire, "--postcopy")
       try target.meets("pages-that-never-come")
     }
 
@@ -106,7 +107,7 @@ extension SystemTests {
     }
 
     private func expectEnd(during attack: String, whichSays word: String) throws {
-      let target = try Target(on: wire)
+      let target = try Target(on: wire, "--postcopy")
       let front = try target.start(attack)
       try front.waitFor(word, within: 20)
       sleep(0.3)
@@ -155,9 +156,10 @@ private struct Target {
     }
   }
 
-  init(on wire: Wire) throws {
+  init(on wire: Wire, _ options: String...) throws {
     self.wire = wire
-    daemon = try wire.startDaemon("--queues=2", interface: ["--interface=reflect:"])
+    daemon = try wire.startDaemon(
+      "--queues=2", interface: ["--interface=reflect:"] + options)
     let script = try Target.start("behaves", on: wire, daemon)
     guard try script.wait(within: 45) == .exited(0) else {
       throw HarnessError(tail(of: script.log))

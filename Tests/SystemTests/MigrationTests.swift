@@ -26,9 +26,10 @@ extension SystemTests {
       let wire = try Wire()
       try wire.shell(Self.secondInterface)
       let sockets = [wire.socket, wire.folder + "/sock1"]
+      let options = ["--dedicated"] + (way.isPostcopy ? ["--postcopy"] : [])
       let daemons = [
-        try wire.startDaemon(),
-        try wire.launchDaemon(["--interface=nic1", "--dedicated"], socket: sockets[1]),
+        try wire.startDaemon(interface: ["--interface=nic0"] + options),
+        try wire.launchDaemon(["--interface=nic1"] + options, socket: sockets[1]),
       ]
       try eventually(within: 5, "the second daemon listens", log: daemons[1].process.log) {
         exists(sockets[1])
@@ -79,6 +80,20 @@ extension SystemTests {
       #expect(announcements.output.contains("RARP") != way.announcesItself)
       #expect(try place.shell("guest_run 'ping -c 5 -i 0.1 10.77.0.1'").contains(" 0% packet loss"))
       for daemon in daemons { #expect(daemon.process.isRunning) }
+    }
+
+    @Test("without --postcopy QEMU says that the back-end is not capable of it")
+    func postcopyRefused() throws {
+      let wire = try Wire()
+      let daemon = try wire.startDaemon()
+      let host = Host(wire, 0, wire.socket)
+      defer { host.stop() }
+      try host.start(Way(testDescription: ""), awaiting: true)
+      try eventually(within: 10, "QEMU is connected", log: daemon.process.log) {
+        try daemon.counter("served", on: "front-ends") > 0
+      }
+      let answer = try host.shell("guest_ask 'migrate_set_capability postcopy-ram on'")
+      #expect(answer.contains("vhost-user backend not capable of postcopy"), "\(answer)")
     }
 
     /// How many pings were lost so far.

@@ -109,6 +109,56 @@ struct HostileFrontEndTests {
     #expect(pipe.isClosed)
   }
 
+  // Nobody would ever see the end of it.
+  @Test(
+    "the front-end's own end of the connection is no channel, and no state comes by it",
+    arguments: ["listening", "connecting", "inherited"])
+  func ownEnd(way: String) throws {
+    let path = "/tmp/own-end-test.\(getpid()).\(way)"
+    let front: ScriptedFrontEnd
+    if way == "inherited" {
+      var ends: [CInt] = [-1, -1]
+      let type = CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
+      try checkedCall { unsafe socketpair(AF_UNIX, type, 0, &ends) }
+      front = ScriptedFrontEnd(
+        front: UnixSocket(adopting: OwnedDescriptor(adopting: ends[0])),
+        back: try UnixSocket(inherited: ends[1]))
+    } else {
+      let listener = try UnixSocketListener(path: path)
+      let connected = try UnixSocket(connectingTo: path)
+      // The connection is there already.
+      let accepted = try listener.accept()!
+      front =
+        way == "listening"
+        ? ScriptedFrontEnd(front: connected, back: accepted)
+        : ScriptedFrontEnd(front: accepted, back: connected)
+    }
+    try front.negotiate()
+    #expect(try front.acknowledged(21, descriptors: [front.raw]) == 1)
+    #expect(front.warnings.last?.contains("own end of this connection") == true)
+    let hasChannel = front.back.channel != nil
+    #expect(!hasChannel)
+    #expect(try front.send(42, bytes(1), descriptors: [front.raw]) == bytes(0x101))
+    let pipe = try Pipe()
+    #expect(try front.acknowledged(21, descriptors: [pipe.writeEnd!.raw]) == 0)
+    #expect(try front.send(42, bytes(1), descriptors: [pipe.writeEnd!.raw]) == bytes(0x100))
+  }
+
+  // What is sent over it then would lie in it for as long as the session lasts.
+  @Test("a channel that brings nonsense is let go")
+  func nonsenseOverChannel() throws {
+    let front = try ScriptedFrontEnd()
+    try front.negotiate()
+    let pipe = try Pipe()
+    #expect(try front.acknowledged(21, descriptors: [pipe.writeEnd!.raw]) == 0)
+    pipe.writeEnd = nil
+    pipe.write([UInt8](repeating: 1, count: 20))
+    front.run()
+    #expect(pipe.isClosed)
+    front.back.configurationChanged()
+    #expect(try front.acknowledged(3) == 0)
+  }
+
   @Test("an event that blocks ends the session")
   func blockedEvent() throws {
     let (front, _) = try sharing()
@@ -205,7 +255,9 @@ extension PostcopyTests {
   private func arriving(
     _ change: (BackEnd) -> Void = { _ in }
   ) throws -> ScriptedFrontEnd {
-    let front = try ScriptedFrontEnd()
+    let device = RecordingDevice()
+    device.hasPostcopy = true
+    let front = try ScriptedFrontEnd(device)
     change(front.back)
     try front.negotiate()
     try front.send(28)

@@ -66,6 +66,25 @@ struct IotlbTests {
     #expect(question?.later.last?.chain == 3 * UInt64(Iotlb.mostLater), "the latest ones count")
   }
 
+  @Test("a ring that is stopped keeps nothing of the memory it was in")
+  func stoppedRing() throws {
+    let device = RecordingDevice()
+    device.offeredFeatures.insert(.accessPlatform)
+    let front = try ScriptedFrontEnd(device)
+    try front.negotiate([.version1, .accessPlatform])
+    try front.shareMemory()
+    let base = MemoryRegionDescription.megabyte.frontEnd.value
+    let all = bytes(base, 1 << 20, base, 3 | UInt64(IotlbMessage.update) << 8)
+    #expect(try front.send(22, all) == bytes(0))
+    try front.setUp(0)
+    #expect(front.back.startedRings == [0])
+    weak let memory = front.back.memory
+    #expect(memory != nil)
+    #expect(try front.send(11, state(0, 0)) != nil)
+    try front.shareMemory()
+    #expect(memory == nil)
+  }
+
   @Test("SET_FEATURES drops translations, but not that there is an IOMMU; a reset drops both")
   func negotiation() throws {
     let device = RecordingDevice()

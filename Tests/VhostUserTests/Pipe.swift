@@ -16,6 +16,9 @@ final class Pipe {
     writeEnd = EventDescriptor(adopting: OwnedDescriptor(adopting: ends[1]))
   }
 
+  /// What comes out of the write end, which is one of two alike.
+  func write(_ bytes: [UInt8]) { _ = unsafe Glibc.write(readEnd.raw, bytes, bytes.count) }
+
   /// Whether no process holds the write end.  What a peer has sent may be closed by a thread of its own, so
   /// that is waited for.
   var isClosed: Bool {

@@ -13,13 +13,29 @@ import Virtqueue
 struct PostcopyTests {
   /// A front-end that has advised and listens.
   private func listening() throws -> ScriptedFrontEnd {
-    let front = try ScriptedFrontEnd()
+    let device = RecordingDevice()
+    device.hasPostcopy = true
+    let front = try ScriptedFrontEnd(device)
     try front.negotiate()
     let reply = try front.send(28)
     #expect(reply == [], "a header alone")
     #expect(front.lastDescriptor != nil)
     #expect(try front.acknowledged(29) == 0)
     return front
+  }
+
+  // The descriptor gives a front-end a hold on the whole process.
+  @Test("a device that was not told to offer it has none of it, whatever a front-end sets")
+  func notOffered() throws {
+    let front = try ScriptedFrontEnd()
+    #expect(try front.number(15)! & ProtocolFeatures.pagefault.rawValue == 0)
+    try front.negotiate(protocol: [.replyAck, .configureMemSlots, .pagefault])
+    #expect(!front.back.protocolFeatures.contains(.pagefault))
+    #expect(try front.send(28) == [], "a header alone, for who waits for it")
+    #expect(front.lastDescriptor == nil && front.back.postcopy == nil)
+    #expect(front.warnings.last!.contains("PAGEFAULT"))
+    #expect(try front.acknowledged(29) == 1)
+    #expect(try front.send(30) == bytes(1))
   }
 
   @Test("ADVISE answers a descriptor, LISTEN and END are acknowledged")
@@ -29,6 +45,17 @@ struct PostcopyTests {
     #expect(front.back.postcopy == nil)
     #expect(try front.acknowledged(29) == 1, "not advised")
     #expect(front.warnings.last!.contains("POSTCOPY_ADVISE"))
+  }
+
+  @Test("LISTEN again and again watches each region once, and those of a former table not at all")
+  func listensAgain() throws {
+    let front = try listening()
+    try front.shareMemory()
+    for _ in 0..<3 { #expect(try front.acknowledged(29) == 0) }
+    #expect(front.back.postcopy?.memory.regionCount == 1)
+    for _ in 0..<3 { try front.shareMemory() }
+    #expect(front.back.postcopy?.memory.regionCount == 1)
+    #expect(try front.send(30) == bytes(0))
   }
 
   @Test("regions are answered with our addresses, and rings wait for the acknowledgement")

@@ -37,6 +37,8 @@ final class RecordingDevice: Device {
   var maximumMTU = 1500
   /// Nil: no configuration space, and no control queue.
   var configuration: [UInt8]?
+  /// Front-ends are trusted with it.
+  var hasPostcopy = false
   private(set) var resets = 0
   private(set) var departures = 0
   /// What goes to another host; `refusesState`: nothing comes from there.
@@ -76,7 +78,8 @@ final class RecordingDevice: Device {
 
   var ringCount: Int { 2 * queuePairCount + (configuration == nil ? 0 : 1) }
   var offeredProtocolFeatures: ProtocolFeatures {
-    configuration == nil ? .offered : ProtocolFeatures.offered.union(.config)
+    let able = hasPostcopy ? ProtocolFeatures.offered.union(.postcopy) : .offered
+    return configuration == nil ? able : able.union(.config)
   }
 
   func reset() { resets += 1 }
@@ -117,7 +120,7 @@ final class ScriptedFrontEnd {
   let device: RecordingDevice
   let back: BackEnd
   private var socket: UnixSocket?
-  private let raw: CInt
+  let raw: CInt
   /// How the session ended, if it did.
   private(set) var outcome: Result<BackEnd.Progress, VhostUserError>?
   /// What came with the last reply that had a descriptor.
@@ -129,17 +132,26 @@ final class ScriptedFrontEnd {
   }
   private let lines = Lines()
 
-  init(_ device: RecordingDevice = RecordingDevice()) throws {
+  convenience init(_ device: RecordingDevice = RecordingDevice()) throws {
     var pair: [CInt] = [-1, -1]
     try checkedCall {
       unsafe socketpair(
         AF_UNIX, CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0, &pair)
     }
+    self.init(
+      device, front: UnixSocket(adopting: OwnedDescriptor(adopting: pair[0])),
+      back: UnixSocket(adopting: OwnedDescriptor(adopting: pair[1])))
+  }
+
+  init(
+    _ device: RecordingDevice = RecordingDevice(), front: consuming UnixSocket,
+    back: consuming UnixSocket
+  ) {
     self.device = device
-    raw = pair[0]
-    socket = UnixSocket(adopting: OwnedDescriptor(adopting: raw))
-    back = BackEnd(
-      device: device, socket: UnixSocket(adopting: OwnedDescriptor(adopting: pair[1])),
+    raw = front.raw
+    socket = consume front
+    self.back = BackEnd(
+      device: device, socket: back,
       log: { [lines] in lines.log.append("\($0): \($1)") },
       connected: { [lines] in lines.connections.append($0) })
   }
@@ -226,7 +238,7 @@ final class ScriptedFrontEnd {
     protocol wanted: ProtocolFeatures = .offered.subtracting([.gpaAddresses, .inbandNotifications])
   ) throws {
     try send(3)
-    try send(16, bytes(wanted.rawValue))
+    try send(16, bytes(wanted.union(device.hasPostcopy ? .postcopy : []).rawValue))
     try send(2, bytes(features.union(.protocolFeatures).rawValue))
   }
 

@@ -1,5 +1,6 @@
 // The feature table says what the code does.
 import HostPort
+import Linux
 import Packet
 import Testing
 import VhostUser
@@ -18,18 +19,19 @@ struct FeatureTableTests {
   private static func configurations() throws -> [Offered] {
     let control = ControlOptions(address: MACAddress("52:54:00:12:34:56")!)
     let all = Set(Offload.allCases)
-    let kinds: [(Int, ControlOptions?, Set<Offload>)] = [
-      (1, nil, all), (2, nil, all), (1, control, []), (1, control, all),
-      (1, nil, [.receiveChecksum]),
+    let kinds: [(Int, ControlOptions?, Set<Offload>, Bool)] = [
+      (1, nil, all, false), (2, nil, all, true), (1, control, [], false),
+      (1, control, all, false), (1, nil, [.receiveChecksum], false),
     ]
-    return try kinds.map { pairs, control, offloads in
+    return try kinds.map { pairs, control, offloads, postcopy in
       let device = try NetDevice(
         port: NullPort(queueCount: pairs), queuePairs: pairs, cpus: [], control: control,
-        offloads: offloads, log: { _ in })
+        offloads: offloads, postcopy: postcopy, log: { _ in })
       defer { device.stop() }
+      var vhostUser = device.offeredProtocolFeatures
+      #expect(vhostUser.contains(.pagefault) == (postcopy && UserFaults.areSupported))
       // Whatever this kernel has.
-      let vhostUser = device.offeredProtocolFeatures.subtracting(.offered)
-        .union(.offered(userFaults: pairs == 1))
+      if postcopy { vhostUser.insert(.pagefault) }
       return Offered(
         virtio: device.offeredFeatures.union(.protocolFeatures), vhostUser: vhostUser)
     }

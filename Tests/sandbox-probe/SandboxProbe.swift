@@ -1,7 +1,7 @@
 // A process that confines itself as the daemon does, and then tries what it may not do any more.
 // Prints a line for each attempt: what, and "allowed" or "refused".
 //
-//   sandbox-probe listen|connect|inherit DIRECTORY     files may be removed from DIRECTORY (listen)
+//   sandbox-probe listen|connect|inherit|postcopy DIRECTORY     files may be removed from DIRECTORY (listen)
 import Glibc
 import Linux
 import RawCalls
@@ -16,7 +16,10 @@ struct SandboxProbe {
     let null = unsafe Glibc.open("/dev/null", O_RDWR)
     do {
       try confine(
-        RunningPhase(connects: mode == "connect", removesSocket: mode == "listen"), directory)
+        RunningPhase(
+          connects: mode == "connect", removesSocket: mode == "listen",
+          postcopy: mode == "postcopy"),
+        directory)
     } catch {
       print("cannot be confined: \(error)")
       exit(1)
@@ -59,6 +62,9 @@ struct SandboxProbe {
     attempt("packet socket", SYS_socket, Int(AF_PACKET), 3)
     attempt("AF_XDP socket", SYS_socket, 44, 3)
     attempt("request to a device", SYS_ioctl, Int(null), 0x5401)
+    // UFFD_USER_MODE_ONLY; UFFDIO_REGISTER.
+    attempt("page faults", SYS_userfaultfd, 1)
+    attempt("request about page faults", SYS_ioctl, Int(null), 0xc020_aa00)
     attempt("executable memory", SYS_mmap, 0, 4096, Int(PROT_READ | PROT_EXEC), 0x22)
     let page = raw_call(Int(SYS_mmap), 0, 4096, Int(PROT_READ | PROT_WRITE), 0x22)
     attempt("memory made executable", SYS_mprotect, page, 4096, Int(PROT_READ | PROT_EXEC))

@@ -49,6 +49,13 @@ int clinux_is_shared_memory(int fd);
 int clinux_is_unix_stream(int fd);
 int clinux_is_pipe(int fd);
 
+/* Whether a Unix socket is the other end of a connection, or was made as that was: by the same listener.
+ * The kernel tells it by their names alone, so one of the two ends must have one: of a connection by
+ * a listener one has.  1 or 0. */
+int clinux_is_other_end(int fd, int connection);
+/* Gives a Unix socket a name that no other one has, unless it has one. */
+void clinux_name_socket(int fd);
+
 /* Closes a peer's descriptor.  What may wait when it is closed, such as a file of a file system in
  * user space, is closed by a thread of its own. */
 void clinux_foreign_close(int fd);

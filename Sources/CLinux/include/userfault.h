@@ -13,7 +13,8 @@ int clinux_userfault_register(int fd, void *base, size_t length);
 /* No longer; who waits goes on, with a new page of zeros where there is none.  0 or -errno. */
 int clinux_userfault_unregister(int fd, void *base, size_t length);
 /* Puts private zeros in place of the range, and lets go on who waits for a page of it.  The file
- * behind the range is not changed.  0 or -errno. */
+ * behind the range is not changed; but where there is no room for the zeros (no memory may be
+ * overcommitted), the range stays what it is, as after `unregister`.  0 or -errno. */
 int clinux_userfault_abandon(int fd, void *base, size_t length);
 
 /* The holder's side, for tests.  The address of the next fault, waited for; 0 if there is none. */

@@ -25,7 +25,7 @@ private let never: Set = ["SET_VRING_ENDIAN"]
 private let goals = Goals(
   RequestTable.names.filter { name in
     !never.contains(name)
-      && (ProtocolFeatures.offered.contains(.pagefault) || !name.hasPrefix("POSTCOPY_"))
+      && (ProtocolFeatures.postcopy.contains(.pagefault) || !name.hasPrefix("POSTCOPY_"))
   })
 
 /// What a message has come to, told from what the session logs.
@@ -63,7 +63,9 @@ private final class CheckingDevice: Device {
   }
   var queuePairCount: Int { 2 }
   var ringCount: Int { 5 }
-  var offeredProtocolFeatures: ProtocolFeatures { ProtocolFeatures.offered.union(.config) }
+  var offeredProtocolFeatures: ProtocolFeatures {
+    ProtocolFeatures.offered.union(.config).union(.postcopy)
+  }
   var maximumMTU: Int { 1500 }
 
   func negotiate(_ features: VirtioFeatures) {

@@ -57,6 +57,25 @@ def wrong_kinds():
     front.close()
 
 
+def own_end():
+    """Whoever keeps our end of the connection for us never sees us go, and serves nobody else."""
+    front = FrontEnd(SOCKET)
+    front.set_up(protocol=fe.MQ | fe.REPLY_ACK | fe.BACKEND_REQ)
+    assert not front.tell(fe.SET_BACKEND_REQ_FD, b"", [front.socket.fileno()])
+    # In the queue of a socket that is kept, and not read any more since nonsense came by it.
+    own, lent = socket.socketpair()
+    assert front.tell(fe.SET_BACKEND_REQ_FD, b"", [lent.fileno()])
+    lent.close()
+    own.send(b"nonsense" * 3)
+    front.synchronize()
+    try:
+        socket.send_fds(own, [b"x"], [front.socket.fileno()])
+    except BrokenPipeError:
+        pass
+    own.close()
+    front.close()
+
+
 def surplus():
     """Descriptors with requests that take none, and more than any message may have."""
     front = FrontEnd(SOCKET)
