@@ -10,9 +10,9 @@ import Glibc
 
 /// A listening socket at a path.  The file goes with it, if it was made here and is still the same file.
 public struct UnixSocketListener: ~Copyable, Sendable {
-  private let descriptor: OwnedDescriptor
   /// Nil: not ours to remove.
   private let file: SocketFile?
+  private let descriptor: OwnedDescriptor
   public let path: String
 
   /// Listens at `path`, in place of a socket that nobody listens to any more.
@@ -20,24 +20,24 @@ public struct UnixSocketListener: ~Copyable, Sendable {
     let socket = try unixSocket(for: path)
     try UnixSocketListener.removeStaleSocket(path)
     let raw = socket.raw
-    if access != SocketAccess() {
+    let mode = access == SocketAccess() ? nil : access.mode ?? 0o660
+    if let mode {
       // Nobody but the owner, until group and mode are what they shall be.
-      try call("fchmod", path) { fchmod(raw, 0o600) }
+      try call("fchmod", path) { fchmod(raw, mode_t(mode & 0o600)) }
     }
     try call("bind", path) {
       unsafe withUnixAddress(path) { unsafe Glibc.bind(raw, $0, $1) }
     }
-    let file = SocketFile(path)
-    if let group = access.group {
-      try call("chown", path) { unsafe chown(path, uid_t.max, group) }
-    }
-    if access != SocketAccess() {
-      try call("chmod", path) { unsafe chmod(path, access.mode ?? 0o660) }
+    let bound = try SocketFile.open(boundTo: raw, at: path)
+    let file = SocketFile(bound, at: path)
+    if let mode {
+      try SocketFile.setAccess(of: bound, at: path, group: access.group, mode: mode)
     }
     // A front-end that comes before its predecessor has left waits in the queue.
     try call("listen", path) { Glibc.listen(raw, 8) }
-    descriptor = socket
+    guard file.isInPlace else { throw .replaced(path) }
     self.file = consume file
+    descriptor = socket
     self.path = path
   }
 
@@ -136,36 +136,6 @@ extension UnixSocket {
       unsafe withUnixAddress(path) { unsafe Glibc.connect(raw, $0, $1) }
     }
     self.init(adopting: socket)
-  }
-}
-
-/// The file that bind(2) made, to be removed unless another one has taken its place.
-/// (Not private: in release builds other modules destroy it in line and name its metadata.)
-struct SocketFile: ~Copyable, Sendable {
-  let path: String
-  private let identity: Identity?
-
-  init(_ path: String) {
-    self.path = path
-    identity = Identity(path)
-  }
-
-  deinit {
-    if let identity, Identity(path) == identity { unsafe unlink(path) }
-  }
-
-  private struct Identity: Equatable, Sendable {
-    private let device: dev_t
-    private let inode: ino_t
-
-    init?(_ path: String) {
-      var status = stat()
-      guard unsafe lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK else {
-        return nil
-      }
-      device = status.st_dev
-      inode = status.st_ino
-    }
   }
 }
 
