@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/sockios.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -34,4 +35,19 @@ int clinux_change_mode(int file, mode_t mode) {
   char link[32];
   snprintf(link, sizeof link, "/proc/self/fd/%d", file);
   return chmod(link, mode) < 0 ? -errno : 0;
+}
+
+int clinux_lock_directory(const char *directory, int milliseconds) {
+  enum { pause = 5 };
+  int lock = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (lock < 0) return -errno;
+  for (int waited = 0; flock(lock, LOCK_EX | LOCK_NB) < 0; waited += pause) {
+    int error = errno;
+    if (error != EINTR && (error != EWOULDBLOCK || waited >= milliseconds)) {
+      close(lock);
+      return -error;
+    }
+    usleep(pause * 1000);
+  }
+  return lock;
 }

@@ -2,15 +2,16 @@
 //
 // A daemon that is killed leaves its socket file behind, and bind(2) refuses a path that exists.
 // Whether the file is stale is asked of the kernel: a connection that is refused has no listener.
-// A live socket is never taken over, what is not a socket is never removed, and at the end only
-// the file that was made here goes: a successor may have put its own at the same path.  A listener that
-// somebody else has made keeps its file.
+// A live socket is not taken over, nor one that is about to be: those who start in one directory do it one
+// after the other (DirectoryLock.swift says how far).  What is not a socket is never removed, and at
+// the end only the file that was made here goes: a successor may have put its own at the same path.  A
+// listener that somebody else has made keeps its file.
 import CLinux
 import Glibc
 
 /// A listening socket at a path.  The file goes with it, if it was made here and is still the same file.
 public struct UnixSocketListener: ~Copyable, Sendable {
-  /// Nil: not ours to remove.
+  /// Nil: not ours to remove.  It goes first: while the socket listens, nobody puts another one there.
   private let file: SocketFile?
   private let descriptor: OwnedDescriptor
   public let path: String
@@ -18,6 +19,7 @@ public struct UnixSocketListener: ~Copyable, Sendable {
   /// Listens at `path`, in place of a socket that nobody listens to any more.
   public init(path: String, access: SocketAccess = SocketAccess()) throws(UnixSocketError) {
     let socket = try unixSocket(for: path)
+    let lock = DirectoryLock(besides: path)
     try UnixSocketListener.removeStaleSocket(path)
     let raw = socket.raw
     let mode = access == SocketAccess() ? nil : access.mode ?? 0o660
@@ -35,7 +37,9 @@ public struct UnixSocketListener: ~Copyable, Sendable {
     }
     // A front-end that comes before its predecessor has left waits in the queue.
     try call("listen", path) { Glibc.listen(raw, 8) }
+    // Without a lock another starter may have taken it for a dead one's.
     guard file.isInPlace else { throw .replaced(path) }
+    lock.end()
     self.file = consume file
     descriptor = socket
     self.path = path
@@ -98,6 +102,13 @@ public struct UnixSocketListener: ~Copyable, Sendable {
     case .wouldBlock, .failed(Errno(ECONNABORTED)): return nil
     case .failed(let errno): throw .failed(call: "accept", path: path, errno)
     }
+  }
+
+  /// The directory that `path` is in.
+  public static func directory(of path: String) -> String {
+    let parts = path.split(separator: "/", omittingEmptySubsequences: false).dropLast()
+    let parent = parts.joined(separator: "/")
+    return parts.isEmpty ? "." : parent.isEmpty ? "/" : parent
   }
 
   private static func removeStaleSocket(_ path: String) throws(UnixSocketError) {

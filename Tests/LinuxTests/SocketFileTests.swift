@@ -1,4 +1,5 @@
-// Socket files while they are made, in a directory that somebody else writes to.
+// Socket files while they are made: beside others that start at the same path, and in a directory that
+// somebody else writes to.
 import CLinux
 import Glibc
 import Synchronization
@@ -11,6 +12,75 @@ struct SocketFileTests {
   private func status(_ path: String) -> stat? {
     var status = stat()
     return unsafe lstat(path, &status) == 0 ? status : nil
+  }
+
+  /// What is left behind after kill -9: bound, and nobody listens.
+  private func leaveStaleSocket(at path: String) throws {
+    let listener = try UnixSocketListener(path: path)
+    // The name that the listener does not take along.
+    #expect(unsafe link(path, path + "-") == 0)
+    _ = consume listener
+    #expect(unsafe rename(path + "-", path) == 0)
+  }
+
+  /// Runs `body` on so many threads, and returns when all of them have ended.
+  private func onThreads(_ count: Int, _ body: @escaping @Sendable () -> Void) throws {
+    guard count > 0 else { return }
+    let thread = try PinnedThread(name: "starter", body)
+    try onThreads(count - 1, body)
+    thread.join()
+  }
+
+  /// Keeps the listeners, so that they stay live.
+  private final class Race: Sendable {
+    final class Winner: Sendable {
+      let listener: UnixSocketListener
+      init(_ listener: consuming UnixSocketListener) { self.listener = listener }
+    }
+
+    let winners = Mutex<[Winner]>([])
+    let errors = Mutex<[UnixSocketError]>([])
+    let waiting: Atomic<Int>
+
+    init(_ count: Int) { waiting = Atomic(count) }
+
+    func run(_ path: String) {
+      waiting.subtract(1, ordering: .acquiringAndReleasing)
+      while waiting.load(ordering: .acquiring) > 0 { sched_yield() }
+      do throws(UnixSocketError) {
+        let winner = Winner(try UnixSocketListener(path: path))
+        winners.withLock { $0.append(winner) }
+      } catch {
+        errors.withLock { $0.append(error) }
+      }
+    }
+  }
+
+  @Test("of several that start at one stale path one wins, and the others are told so")
+  func race() throws {
+    let directory = try Directory()
+    let path = directory.file("s")
+    for _ in 0..<40 {
+      try leaveStaleSocket(at: path)
+      let race = Race(6)
+      try onThreads(6) { race.run(path) }
+      #expect(race.winners.withLock { $0.count } == 1)
+      let inUse = UnixSocketError.inUse(path, owner: Int(getpid()))
+      #expect(race.errors.withLock { $0 } == [UnixSocketError](repeating: inUse, count: 5))
+    }
+  }
+
+  @Test("a directory that somebody keeps locked, or that cannot be read, is done without")
+  func lockedDirectory() throws {
+    let directory = try Directory()
+    let path = directory.file("s")
+    let holder = OwnedDescriptor(
+      adopting: try checkedCall { unsafe open(directory.path, O_RDONLY | O_CLOEXEC) })
+    let raw = holder.raw
+    #expect(flock(raw, LOCK_EX) == 0)
+    do { _ = try UnixSocketListener(path: path) }
+    #expect(unsafe chmod(directory.path, 0o300) == 0)
+    do { _ = try UnixSocketListener(path: path) }
   }
 
   /// Does something to a socket file as soon as it is there.

@@ -12,3 +12,7 @@ int clinux_bound_file(int socket, const char *path);
 /* Of an O_PATH descriptor.  The mode takes /proc. */
 int clinux_change_group(int file, gid_t group);
 int clinux_change_mode(int file, mode_t mode);
+
+/* A lock of a directory (flock(2)) that goes with the descriptor.  -EWOULDBLOCK if somebody else has had it
+ * for all of that time; other errors if there is none to be had. */
+int clinux_lock_directory(const char *directory, int milliseconds);
