@@ -71,10 +71,15 @@ public struct HandedDescriptors: ~Copyable, Sendable {
     others.entries = []
   }
 
+  /// The numbers that `passOn` gives them.
+  public var numbers: Range<CInt> {
+    HandedDescriptors.first..<HandedDescriptors.first + CInt(entries.count)
+  }
+
   /// Hands all of them to the program that this process executes next.  Descriptors of others that have
-  /// the numbers which that takes are closed.
+  /// these numbers are closed.
   public mutating func passOn() throws(Errno) {
-    let end = HandedDescriptors.first + CInt(entries.count)
+    let end = numbers.upperBound
     // Out of the way first: the numbers may be each other's.
     for i in entries.indices {
       let raw = entries[i].raw

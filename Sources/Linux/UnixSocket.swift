@@ -188,6 +188,8 @@ public enum UnixSocketError: Error, Equatable, Sendable, CustomStringConvertible
   case notASocket(String)
   /// Somebody listens at the path; the process, if the kernel told.
   case inUse(String, owner: Int?)
+  /// Somebody else took the path between bind(2) and listen(2).
+  case replaced(String)
   case failed(call: String, path: String, Errno)
   /// A descriptor that was handed to this process does not serve.
   case unusable(descriptor: CInt, why: String)
@@ -207,6 +209,9 @@ public enum UnixSocketError: Error, Equatable, Sendable, CustomStringConvertible
       "\(path) is in use by "
         + (owner.map { "process \($0)" } ?? "a process that does not answer")
         + "; stop that process or choose another path"
+    case .replaced(let path):
+      "\(path) was taken by somebody else while the socket was made there; start one process at this "
+        + "path, in a directory that nobody else writes to"
     case .failed(let call, let path, let errno):
       "\(call) \(path): \(errno)" + UnixSocketError.remedy(call, errno)
     case .unusable(let descriptor, let why):
@@ -222,9 +227,11 @@ public enum UnixSocketError: Error, Equatable, Sendable, CustomStringConvertible
 
   private static func remedy(_ call: String, _ errno: Errno) -> String {
     switch errno.code {
+    case ENOENT where call == "chmod": "; /proc has to be mounted"
     case ENOENT: "; create the directory first"
     case EPERM where call == "chown":
-      "; this user is not in the group, and has no CAP_CHOWN"
+      "; this user has to be in the group or have CAP_CHOWN (systemd: SupplementaryGroups=), and a "
+        + "system-call filter has to let it call fchownat"
     case EACCES where call == "connect":
       "; this user may not write to the socket, also if it is root, which has given up its privileges by "
         + "then: be the user, or in the group, of the front-end"

@@ -2,42 +2,46 @@
 //
 // A daemon that is killed leaves its socket file behind, and bind(2) refuses a path that exists.
 // Whether the file is stale is asked of the kernel: a connection that is refused has no listener.
-// A live socket is never taken over, what is not a socket is never removed, and at the end only
-// the file that was made here goes: a successor may have put its own at the same path.  A listener that
-// somebody else has made keeps its file.
+// A live socket is not taken over, nor one that is about to be: those who start in one directory do it one
+// after the other (DirectoryLock.swift says how far).  What is not a socket is never removed, and at
+// the end only the file that was made here goes: a successor may have put its own at the same path.  A
+// listener that somebody else has made keeps its file.
 import CLinux
 import Glibc
 
 /// A listening socket at a path.  The file goes with it, if it was made here and is still the same file.
 public struct UnixSocketListener: ~Copyable, Sendable {
-  private let descriptor: OwnedDescriptor
-  /// Nil: not ours to remove.
+  /// Nil: not ours to remove.  It goes first: while the socket listens, nobody puts another one there.
   private let file: SocketFile?
+  private let descriptor: OwnedDescriptor
   public let path: String
 
   /// Listens at `path`, in place of a socket that nobody listens to any more.
   public init(path: String, access: SocketAccess = SocketAccess()) throws(UnixSocketError) {
     let socket = try unixSocket(for: path)
+    let lock = DirectoryLock(besides: path)
     try UnixSocketListener.removeStaleSocket(path)
     let raw = socket.raw
-    if access != SocketAccess() {
+    let mode = access == SocketAccess() ? nil : access.mode ?? 0o660
+    if let mode {
       // Nobody but the owner, until group and mode are what they shall be.
-      try call("fchmod", path) { fchmod(raw, 0o600) }
+      try call("fchmod", path) { fchmod(raw, mode_t(mode & 0o600)) }
     }
     try call("bind", path) {
       unsafe withUnixAddress(path) { unsafe Glibc.bind(raw, $0, $1) }
     }
-    let file = SocketFile(path)
-    if let group = access.group {
-      try call("chown", path) { unsafe chown(path, uid_t.max, group) }
-    }
-    if access != SocketAccess() {
-      try call("chmod", path) { unsafe chmod(path, access.mode ?? 0o660) }
+    let bound = try SocketFile.open(boundTo: raw, at: path)
+    let file = SocketFile(bound, at: path)
+    if let mode {
+      try SocketFile.setAccess(of: bound, at: path, group: access.group, mode: mode)
     }
     // A front-end that comes before its predecessor has left waits in the queue.
     try call("listen", path) { Glibc.listen(raw, 8) }
-    descriptor = socket
+    // Without a lock another starter may have taken it for a dead one's.
+    guard file.isInPlace else { throw .replaced(path) }
+    lock.end()
     self.file = consume file
+    descriptor = socket
     self.path = path
   }
 
@@ -100,6 +104,13 @@ public struct UnixSocketListener: ~Copyable, Sendable {
     }
   }
 
+  /// The directory that `path` is in.
+  public static func directory(of path: String) -> String {
+    let parts = path.split(separator: "/", omittingEmptySubsequences: false).dropLast()
+    let parent = parts.joined(separator: "/")
+    return parts.isEmpty ? "." : parent.isEmpty ? "/" : parent
+  }
+
   private static func removeStaleSocket(_ path: String) throws(UnixSocketError) {
     var status = stat()
     guard unsafe lstat(path, &status) == 0 else { return }
@@ -136,36 +147,6 @@ extension UnixSocket {
       unsafe withUnixAddress(path) { unsafe Glibc.connect(raw, $0, $1) }
     }
     self.init(adopting: socket)
-  }
-}
-
-/// The file that bind(2) made, to be removed unless another one has taken its place.
-/// (Not private: in release builds other modules destroy it in line and name its metadata.)
-struct SocketFile: ~Copyable, Sendable {
-  let path: String
-  private let identity: Identity?
-
-  init(_ path: String) {
-    self.path = path
-    identity = Identity(path)
-  }
-
-  deinit {
-    if let identity, Identity(path) == identity { unsafe unlink(path) }
-  }
-
-  private struct Identity: Equatable, Sendable {
-    private let device: dev_t
-    private let inode: ino_t
-
-    init?(_ path: String) {
-      var status = stat()
-      guard unsafe lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK else {
-        return nil
-      }
-      device = status.st_dev
-      inode = status.st_ino
-    }
   }
 }
 

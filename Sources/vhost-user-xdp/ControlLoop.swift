@@ -90,7 +90,7 @@ struct ControlLoop: ~Copyable {
     }
     let queues = try starting { try NetDevice.openQueues(of: port) }
     grant?.closeRest()
-    let sandbox = Sandbox(options, endpoint)
+    var sandbox = Sandbox(options, endpoint)
     try sandbox.dropPrivileges(logger)
     let device = try starting {
       try NetDevice(

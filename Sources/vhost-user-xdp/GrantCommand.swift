@@ -48,6 +48,12 @@ struct GrantCommand: ParsableCommand {
     }
     var handed = try starting { try HandedDescriptors.ofThisProcess() }
     handed.append(contentsOf: try GrantCommand.open(name, options))
+    let numbers = handed.numbers
+    if let descriptor = options.descriptor, numbers.contains(descriptor) {
+      throw StartFailure(
+        "--fd=\(descriptor) is in the place of what \(GrantCommand.name) hands on: give the "
+          + "front-end's socket as descriptor \(numbers.upperBound), or a higher one")
+    }
     ProcessSettings.raiseMemoryLockLimit()
     ProcessSettings.raiseOpenFileLimit()
     var userName: String?

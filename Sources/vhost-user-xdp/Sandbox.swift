@@ -15,7 +15,7 @@ enum SandboxMode: String, CaseIterable, ExpressibleByArgument {
 
 struct Sandbox {
   private let mode: SandboxMode
-  private let phase: RunningPhase
+  private var phase: RunningPhase
   /// Of the socket's file, which is removed at the end.
   private let directory: String?
 
@@ -24,9 +24,7 @@ struct Sandbox {
     switch endpoint {
     case .listen(let path, _):
       phase = RunningPhase(connects: false, removesSocket: true, postcopy: options.postcopy)
-      let parts = path.split(separator: "/", omittingEmptySubsequences: false).dropLast()
-      let parent = parts.joined(separator: "/")
-      directory = parts.isEmpty ? "." : parent.isEmpty ? "/" : parent
+      directory = UnixSocketListener.directory(of: path)
     case .connect:
       phase = RunningPhase(connects: true, removesSocket: false, postcopy: options.postcopy)
       directory = nil
@@ -36,7 +34,7 @@ struct Sandbox {
     }
   }
 
-  func dropPrivileges(_ logger: Logger) throws(StartFailure) {
+  mutating func dropPrivileges(_ logger: Logger) throws(StartFailure) {
     guard mode == .strict else { return }
     let isClosed = try starting {
       try Privileges.drop()
@@ -45,8 +43,11 @@ struct Sandbox {
       "cannot give up privileges: \($0); start with --sandbox=off, or a kernel that lets processes do so"
     }
     if !isClosed {
+      // A filter does not see which file it is; a successor removes this one.
+      let rest = phase.removesSocket ? ", and the socket stays behind when the daemon ends" : ""
+      phase.removesSocket = false
       logger.notice(
-        "this kernel has no Landlock: files are out of reach by the system-call filter only")
+        "this kernel has no Landlock: files are out of reach by the system-call filter only\(rest)")
     }
   }
 

@@ -5,7 +5,7 @@ import Testing
 @testable import Linux
 
 /// A directory of its own for each test, removed after it.
-private final class Directory {
+final class Directory {
   let path: String
   init() throws {
     var template = Array("/tmp/unix-socket-test.XXXXXX".utf8CString)
@@ -17,7 +17,7 @@ private final class Directory {
   }
   func file(_ name: String) -> String { path + "/" + name }
   deinit {
-    for name in ["s", "f"] { unsafe unlink(file(name)) }
+    for name in ["s", "f", "t"] { unsafe unlink(file(name)) }
     unsafe rmdir(path)
   }
 }

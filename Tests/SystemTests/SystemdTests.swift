@@ -24,6 +24,7 @@ extension SystemTests {
       "a wrong command line is not tried again",
       "a socket unit starts it with the first front-end, and outlives it",
       "grant starts it without a capability, under the same unit",
+      "another group may connect if the unit is in it, and else it says what is missing",
     ]
 
     @Test("the installed unit starts, restarts, is watched, confined and stopped as it says")

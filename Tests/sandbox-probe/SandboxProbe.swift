@@ -79,6 +79,13 @@ struct SandboxProbe {
       attempt("make a folder", SYS_mkdir, $0, 0o700)
       attempt("make a file", SYS_creat, $0, 0o600)
     }
+    let status = raw_call(Int(SYS_mmap), 0, 4096, Int(PROT_READ | PROT_WRITE), 0x22)
+    withName("/etc/passwd") {
+      attempt("stat by name", SYS_newfstatat, -100, $0, status)
+      attempt("statx by name", SYS_statx, -100, $0)
+      attempt("lstat by name", SYS_newfstatat, -100, $0, status, 0x100)
+      attempt("stat by name in the form for descriptors", SYS_newfstatat, -100, $0, status, 0x1000)
+    }
     withName(directory + "/socket") { attempt("change permissions", SYS_chmod, $0, 0o777) }
     report("remove elsewhere", unsafe unlink(directory + "-elsewhere") == 0)
     report("remove the socket", unsafe unlink(directory + "/socket") == 0)
@@ -88,6 +95,8 @@ struct SandboxProbe {
     attempt("memory", SYS_mmap, 0, 4096, Int(PROT_READ | PROT_WRITE), 0x22)
     withName("probe") { attempt("memory file", SYS_memfd_create, $0) }
     attempt("event", SYS_eventfd2, 0)
+    var status = stat()
+    report("stat of a descriptor", unsafe fstat(null, &status) == 0)
     attempt("write", SYS_write, Int(null), 0, 0)
     let thread = try? PinnedThread(name: "late") {}
     report("thread", thread?.join() != nil)

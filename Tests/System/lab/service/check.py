@@ -325,6 +325,31 @@ ExecStart=!/usr/bin/vhost-user-xdp grant --user=vhost-user-xdp -- \\
         assert 'prog/xdp' not in run('ip', '-details', 'link', 'show', 'nic0')
 
 
+@check('another group may connect if the unit is in it, and else it says what is missing')
+def socket_group():
+    unit, path = 'vhost-user-xdp@vm4.service', f'{FOLDER}/vm4.sock'
+    configure('vm4', '--interface=null: --socket-group=operator')
+    systemctl('start', '--no-block', unit)
+    assert until(20, lambda: int(show(unit, 'NRestarts')) > 0)
+    systemctl('stop', unit)
+    journal = run('journalctl', '--no-pager', '-u', unit)
+    assert f'chown {path}: ' in journal and 'SupplementaryGroups=' in journal, journal
+    assert not os.path.exists(path)
+    drop_in(unit, '[Service]\nSupplementaryGroups=operator\n')
+    try:
+        systemctl('start', unit)
+        status = os.stat(path)
+        user, group = pwd.getpwnam('vhost-user-xdp'), grp.getgrnam('operator')
+        assert stat.S_IMODE(status.st_mode) == 0o660, status
+        assert (status.st_uid, status.st_gid) == (user.pw_uid, group.gr_gid), status
+        with FrontEnd(path) as guest:
+            guest.transmit(FRAME)
+        systemctl('stop', unit)
+        assert not os.path.exists(path)
+    finally:
+        undo_drop_in(unit)
+
+
 def main():
     for name, function in CHECKS:
         at = time.monotonic()
