@@ -30,6 +30,7 @@ extension SystemTests {
       try target.meets("wrong-kinds")
       try target.meets("surplus")
       try target.meets("own-end")
+      try target.meets("shared-channel")
       #expect(target.lines("no shared memory (memfd, tmpfs or hugetlbfs)") > 0)
       try target.meets("blocking-call-without-timer")
       for attack in ["blocking-call", "blocking-error"] {

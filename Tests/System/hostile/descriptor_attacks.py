@@ -11,10 +11,11 @@ import time
 import frontend as fe
 import stalled
 from frontend import FrontEnd, Gone
-from target import PID, SOCKET, behaves, eventually, open_descriptors
+from target import PID, SOCKET, behaves, eventually, open_descriptors, processor_time
 
-# Python has no name for it.
+# Python has no names for them.
 SIGPENDING = 11
+PEEK_OFF, PASSPIDFD = 42, 76
 
 
 def others():
@@ -72,6 +73,48 @@ def own_end():
         socket.send_fds(own, [b"x"], [front.socket.fileno()])
     except BrokenPipeError:
         pass
+    own.close()
+    front.close()
+
+
+def shared_channel():
+    """The channel for requests is a socket that the front-end has too, with all of its options."""
+    front = FrontEnd(SOCKET)
+    front.set_up(protocol=fe.MQ | fe.REPLY_ACK | fe.BACKEND_REQ)
+    reply = struct.pack("=IIIQ", 4, 1 | 4, 8, 0)
+
+    # The kernel adds a descriptor of the sender to each part that is received.
+    own, lent = socket.socketpair()
+    try:
+        lent.setsockopt(socket.SOL_SOCKET, PASSPIDFD, 1)
+    except OSError:
+        pass
+    assert front.tell(fe.SET_BACKEND_REQ_FD, b"", [lent.fileno()])
+    before = open_descriptors()
+    for index in range(200):
+        own.send(reply[index % 20:index % 20 + 1])
+        front.synchronize()
+    assert open_descriptors() < before + 8, "what the kernel adds is kept"
+
+    # What is there cannot be seen, and what is seen is not what comes next.
+    for offset, parts in ((40, 1), (20, 2)):
+        other, lent = socket.socketpair()
+        assert front.tell(fe.SET_BACKEND_REQ_FD, b"", [lent.fileno()])
+        lent.setsockopt(socket.SOL_SOCKET, PEEK_OFF, offset)
+        for _ in range(parts):
+            other.send(reply)
+        front.synchronize()
+        busy = processor_time()
+        time.sleep(0.5)
+        assert processor_time() - busy < 0.25, "nobody can make it look for ever"
+        other.close()
+        lent.close()
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("")
+    listener.listen()
+    assert not front.tell(fe.SET_BACKEND_REQ_FD, b"", [listener.fileno()])
+    assert front.passes()
     own.close()
     front.close()
 

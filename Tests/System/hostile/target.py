@@ -20,6 +20,13 @@ def open_descriptors():
     return len(os.listdir(f"/proc/{PID}/fd"))
 
 
+def processor_time():
+    """In seconds, of all of its threads."""
+    with open(f"/proc/{PID}/stat") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def behaves(within=10):
     """A front-end that does everything right is served, as soon as the place is free: it is refused, and
     tries again, while the daemon still reads what another one has left in its socket."""
