@@ -59,8 +59,12 @@ static int take(struct msghdr *message, int *fds, int *count) {
         fds[(*count)++] = fd;
         continue;
       }
+      if (c->cmsg_type == PROCESS) {
+        close(fd);
+        continue;
+      }
       clinux_foreign_close(fd);
-      if (c->cmsg_type == SCM_RIGHTS) result = -EMSGSIZE;
+      result = -EMSGSIZE;
     }
   }
   return result;

@@ -80,7 +80,7 @@ struct SandboxTests {
     let (_, refused) = try probe("postcopy")
     #expect(
       refused
-        == SandboxTests.forbidden.union(["Unix socket", "remove the socket"])
+        == SandboxTests.forbidden.union(["Unix socket", "remove the socket", "lstat by name"])
         .subtracting(["page faults", "request about page faults"]))
   }
 

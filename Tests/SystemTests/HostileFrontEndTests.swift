@@ -32,12 +32,19 @@ extension SystemTests {
       try target.meets("own-end")
       try target.meets("shared-channel")
       #expect(target.lines("no shared memory (memfd, tmpfs or hugetlbfs)") > 0)
-      try target.meets("blocking-call-without-timer")
       for attack in ["blocking-call", "blocking-error"] {
         let before = target.lines("full and made to block")
         try target.meets(attack)
         #expect(target.lines("full and made to block") == before + 1)
       }
+    }
+
+    @Test("where no timer can be had an event that would block is left alone")
+    func withoutTimer() throws {
+      let daemon = try wire.startDaemon("--queues=2", interface: ["--interface=reflect:"])
+      let attack = try Target.start("blocking-call-without-timer", on: wire, daemon)
+      #expect(try attack.wait(within: 45) == .exited(0), "\(tail(of: attack.log))")
+      #expect(daemon.complaints == [])
     }
 
     @Test(
@@ -173,7 +180,7 @@ private struct Target {
     try Target.start(attack, on: wire, daemon)
   }
 
-  private static func start(
+  static func start(
     _ attack: String, on wire: Wire, _ daemon: Daemon
   ) throws -> ChildProcess {
     let script = Wire.root + "/Tests/System/hostile/attack.py"

@@ -163,6 +163,7 @@ extension SystemTests {
         """)
       let daemon = try wire.startDaemon(interface: ["--interface=slow0", "--dedicated"])
       _ = try wire.churn("--connections=2", "--traffic-us=1000")
+      sleep(0.5)
       let before = try daemon.footprint
       for (rate, limit) in [("20mbit", "8mb"), ("20mbit", "40kb"), ("", "")] {
         let slow = !rate.isEmpty

@@ -204,7 +204,9 @@ class FrontEnd:
     def offer(self, ring, head):
         self.write(ring.avail + 4 + 2 * (ring.offered % SIZE), "<H", head)
         ring.offered += 1
-        self.write(ring.avail + 2, "<H", ring.offered & 0xFFFF)
+        # Not by pack_into(), which writes a zero first.
+        with memoryview(self.memory) as view, view.cast("H") as words:
+            words[(ring.avail + 2) // 2] = ring.offered & 0xFFFF
 
     def kick(self, ring):
         try:
