@@ -215,7 +215,7 @@ final class XDPQueue: HostPortQueue {
 
   /// Places of the TX ring that no handed-out frame will need; counts up to `most`.
   @inline(__always)
-  private func freePlaces(_ most: UInt32) -> UInt32 {
+  func freePlaces(_ most: UInt32) -> UInt32 {
     let promised = link.value.handedOut
     let slots = socket.rings.value.transmit.reserve(promised &+ most)
     socket.rings.value.transmit.cancel(slots.count)
