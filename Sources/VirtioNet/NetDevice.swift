@@ -87,8 +87,7 @@ public final class NetDevice: Device {
     // A guest or front-end can cause lines as fast as it resets the device.
     let limit = LogLimit()
     let log: @Sendable (String) -> Void = { line in
-      guard let omitted = limit.admit() else { return }
-      log(omitted == 0 ? line : "\(line) (\(omitted) lines were left out before)")
+      if let line = limit.admit(line) { log(line) }
     }
     self.log = log
     self.queues = queues

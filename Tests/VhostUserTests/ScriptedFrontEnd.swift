@@ -129,7 +129,7 @@ final class ScriptedFrontEnd {
   }
   private let lines = Lines()
 
-  init(_ device: RecordingDevice = RecordingDevice()) throws {
+  init(_ device: RecordingDevice = RecordingDevice(), limit: LogLimit = LogLimit()) throws {
     var pair: [CInt] = [-1, -1]
     try checkedCall {
       unsafe socketpair(
@@ -140,6 +140,7 @@ final class ScriptedFrontEnd {
     socket = UnixSocket(adopting: OwnedDescriptor(adopting: raw))
     back = BackEnd(
       device: device, socket: UnixSocket(adopting: OwnedDescriptor(adopting: pair[1])),
+      limit: limit,
       log: { [lines] in lines.log.append("\($0): \($1)") },
       connected: { [lines] in lines.connections.append($0) })
   }
