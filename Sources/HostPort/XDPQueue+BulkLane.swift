@@ -123,7 +123,9 @@ extension XDPQueue {
       countLinkDown(lane.waiting, 0..<count)
       giveBack(0..<count, of: lane.waiting)
     } else {
-      done = enqueue(lane.waiting, count)
+      // Frames that are handed out have been promised their places.
+      let places = freePlaces(UInt32(truncatingIfNeeded: count))
+      done = enqueue(lane.waiting, Int(places))
     }
     lane.waiting.removeFirst(done)
     countWaiting()

@@ -127,7 +127,16 @@ final class XDPQueue: HostPortQueue {
     guard slots.count > 0 else { return }
     let layout = socket.rings.value.layout
     if framesPerPacket > 1 {
-      receivePackets(slots, layout, into: batch)
+      let before = batch.count
+      var done = receivePackets(slots, layout, into: batch)
+      // An empty batch says that nothing waits, and whoever sees it falls asleep.  What is left behind
+      // a ringful of dropped packets came meanwhile, and wakes them.
+      while batch.count == before && done < socket.rings.value.receive.size {
+        slots = socket.rings.value.receive.peek(room)
+        let more = receivePackets(slots, layout, into: batch)
+        if more == 0 { return }
+        done &+= more
+      }
       return
     }
     count(received, Int(slots.count))
@@ -146,9 +155,10 @@ final class XDPQueue: HostPortQueue {
 
   /// As above, for packets of several frames.  What is left in the ring of a packet that is not
   /// complete comes again with the next call.
+  /// - Returns: entries that were taken out of the ring.
   private func receivePackets(
     _ slots: RingSlots, _ layout: FrameLayout, into batch: borrowing FrameBatch
-  ) {
+  ) -> UInt32 {
     // Entries up to here, and frames of the batch, are of complete packets.
     var doneEntries: UInt32 = 0
     var doneFrames = batch.count
@@ -188,6 +198,7 @@ final class XDPQueue: HostPortQueue {
     batch.removeLast(keeping: doneFrames)
     socket.rings.value.receive.cancel(slots.count &- doneEntries)
     socket.rings.value.receive.release()
+    return doneEntries
   }
 
   func recycle(_ batch: borrowing FrameBatch) {
@@ -215,7 +226,7 @@ final class XDPQueue: HostPortQueue {
 
   /// Places of the TX ring that no handed-out frame will need; counts up to `most`.
   @inline(__always)
-  private func freePlaces(_ most: UInt32) -> UInt32 {
+  func freePlaces(_ most: UInt32) -> UInt32 {
     let promised = link.value.handedOut
     let slots = socket.rings.value.transmit.reserve(promised &+ most)
     socket.rings.value.transmit.cancel(slots.count)

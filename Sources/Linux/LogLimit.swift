@@ -20,6 +20,13 @@ public final class LogLimit: Sendable {
 
   public init() {}
 
+  /// The line as it is to be written, which tells how many were left out before; nil if it must be left
+  /// out too.
+  public func admit(_ line: @autoclosure () -> String) -> String? {
+    guard let omitted = admit() else { return nil }
+    return omitted == 0 ? line() : "\(line()) (\(omitted) lines were left out before)"
+  }
+
   /// Asks to write a line.
   /// - Parameter now: milliseconds of a clock that only goes forward.
   /// - Returns: nil if the line must be left out, else how many were since the last one that was

@@ -54,6 +54,8 @@ public final class Reply<Value: Sendable>: Sendable {
     done.signal()
   }
 
+  public var isFulfilled: Bool { isThere.load(ordering: .acquiring) }
+
   /// Blocks until `fulfil` was called.
   public func wait() -> Value {
     while true {

@@ -80,18 +80,20 @@ public final class BackEnd {
   private var refusals = 0
   private var unknownRequests: Set<UInt32> = []
   private var lastSummary: String?
-  private let lineLimit = LogLimit()
+  private let lineLimit: LogLimit
 
   /// - Parameters:
   ///   - socket: the connection, which the session owns and closes at its end.
+  ///   - limit: of all sessions together: to connect again is no way around it.
   ///   - log: takes lines for people.
   ///   - connected: takes `connectionSummary` when the first ring starts and whenever it is
   ///     another one afterwards.
   public init(
-    device: any Device, socket: consuming UnixSocket,
+    device: any Device, socket: consuming UnixSocket, limit: LogLimit = LogLimit(),
     log: @escaping (LogLevel, String) -> Void, connected: @escaping (String) -> Void = { _ in }
   ) {
     self.device = device
+    lineLimit = limit
     self.log = log
     self.connected = connected
     let raw = socket.raw
@@ -371,23 +373,16 @@ public final class BackEnd {
     if refusals == BackEnd.loggedRefusals { warn("further refusals are not logged") }
   }
 
-  func warn(_ line: String) {
-    guard mayLog() else { return }
-    log(.warning, line)
-  }
-
   /// A front-end can cause lines as fast as it sends.
-  private func mayLog() -> Bool {
-    guard let omitted = lineLimit.admit() else { return false }
-    if omitted > 0 { log(.warning, "\(omitted) lines were left out") }
-    return true
+  func warn(_ line: String) {
+    if let line = lineLimit.admit(line) { log(.warning, line) }
   }
 
   private func reportConnection() {
     guard rings.contains(where: \.isStarted) else { return }
     let summary = connectionSummary
-    guard summary != lastSummary, mayLog() else { return }
+    guard summary != lastSummary else { return }
     lastSummary = summary
-    connected(summary)
+    if let line = lineLimit.admit(summary) { connected(line) }
   }
 }

@@ -42,6 +42,8 @@ public final class NetDevice: Device {
   let placement: Placement
   private let offloads: Set<Offload>
   private(set) var places: [Placement.Place]
+  /// The last announcement: whether the worker has come to it.
+  private var announced: Reply<Bool>?
   /// Between `willChangeRings` and `didChangeRings`.
   private var isChanging = false
 
@@ -90,8 +92,7 @@ public final class NetDevice: Device {
     // A guest or front-end can cause lines as fast as it resets the device.
     let limit = LogLimit()
     let log: @Sendable (String) -> Void = { line in
-      guard let omitted = limit.admit() else { return }
-      log(omitted == 0 ? line : "\(line) (\(omitted) lines were left out before)")
+      if let line = limit.admit(line) { log(line) }
     }
     self.log = log
     self.queues = queues
@@ -260,23 +261,24 @@ public final class NetDevice: Device {
   public func translate(by table: Translations) {
     for ring in configs.keys { configs[ring]?.translation?.table = table }
     control?.translate(by: table)
-    let replies = workers.map { worker in
-      let reply = Reply<Bool>(signalling: answered)
-      worker.post(.translate(table, reply))
-      return reply
-    }
-    // They share an event; each looks at its own answer before it waits for that.
-    for reply in replies { _ = reply.wait() }
+    askAll { .translate(table, $0) }
   }
 
   public func refuse(_ miss: TranslationMiss) {
     control?.refuse(miss)
-    for worker in workers { worker.post(.refuse(miss)) }
+    // A front-end can refuse without end while a worker waits for a page of its.
+    askAll { .refuse(miss, $0) }
   }
 
   public func announce(_ address: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)) {
-    workers[places[0].worker].post(.send(ReverseARP.announcement(of: address), port: 0))
     askToAnnounce()
+    // The worker may wait for a page of the guest that has just come, which is no reason to keep the
+    // control thread.  Until it goes on, one announcement says as much as many.
+    if let announced, !announced.isFulfilled { return }
+    let reply = Reply<Bool>(signalling: answered)
+    announced = reply
+    let frame = ReverseARP.announcement(of: address)
+    workers[places[0].worker].post(.send(frame, port: 0, reply))
   }
 
   public func frontEndLeft() {
@@ -302,6 +304,17 @@ public final class NetDevice: Device {
     }
     _ = ask(wanted.worker) { .route(port: index, ring: wanted.ring, $0) }
     places[index] = wanted
+  }
+
+  /// When this returns every worker has done it.
+  private func askAll(_ message: (Reply<Bool>) -> WorkerMessage) {
+    let replies = workers.map { worker in
+      let reply = Reply<Bool>(signalling: answered)
+      worker.post(message(reply))
+      return reply
+    }
+    // They share an event; each looks at its own answer before it waits for that.
+    for reply in replies { _ = reply.wait() }
   }
 
   /// Needs no resource, so a ring can always be stopped.

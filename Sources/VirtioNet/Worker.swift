@@ -36,12 +36,12 @@ package enum WorkerMessage: Sendable {
   case route(port: Int, ring: Int?, Reply<Bool>)
   /// Other translations for every ring behind a vIOMMU.
   case translate(Translations, Reply<Bool>)
-  case refuse(TranslationMiss)
+  case refuse(TranslationMiss, Reply<Bool>)
   /// Only such frames reach the guest from now on.
   case filter(ReceiveMode, Reply<Bool>)
   /// Of the offloads on receive that were negotiated, only these are wanted from now on.
   case offloads(VirtioFeatures, Reply<Bool>)
-  case send([UInt8], port: Int)
+  case send([UInt8], port: Int, Reply<Bool>)
   /// The front-end has left: what waits for its guest is dropped.
   case forget
   /// Reads counters between two turns, when they add up.
@@ -258,9 +258,10 @@ package final class Worker {
     case .translate(let table, let reply):
       translate(by: table)
       reply.fulfil(true)
-    case .refuse(let miss):
+    case .refuse(let miss, let reply):
       transmit.forEach { $0.queue.refuse(miss) }
       receive.forEach { $0.queue.refuse(miss) }
+      reply.fulfil(true)
     case .filter(let mode, let reply):
       filter.set(mode)
       feeds.forEach { $0.siftHeld() }
@@ -270,8 +271,9 @@ package final class Worker {
       receive.forEach { $0.setOffloads(offloads) }
       feeds.forEach { $0.splitHeld() }
       reply.fulfil(true)
-    case .send(let bytes, let port):
+    case .send(let bytes, let port, let reply):
       send(bytes, port)
+      reply.fulfil(true)
     case .forget: feeds.forEach { $0.forget() }
     case .read(let counters, let reply):
       feeds.forEach { $0.port.countFrames() }

@@ -51,9 +51,12 @@ struct ControlLoop: ~Copyable {
   /// When to look at the interface next: not every change of it is told.
   private var lookAt: UInt64 = 0
   private static let lookInterval: UInt64 = 5000
+  // Of all connections together: whoever may connect could fill the log by connecting again and again.
   // Apart: who is refused must not hide why somebody else was disconnected.
   private let refusals = LogLimit()
   private let disconnections = LogLimit()
+  /// Of what sessions say.
+  private let sessionLines = LogLimit()
   /// Nil: front-ends of all users.
   private let allowedUsers: Set<UInt32>?
   /// The first front-end is the only one (--fd).
@@ -203,7 +206,11 @@ struct ControlLoop: ~Copyable {
   /// A front-end that cannot be accepted stays in the socket's queue, so the loop would spin (and
   /// the log fill) without a pause and a look at what was said last.
   private mutating func reportFailure(_ error: UnixSocketError) {
-    if error != lastFailure { logger.warning("no front-end yet: \(error); trying again") }
+    if error != lastFailure,
+      let line = refusals.admit("no front-end yet: \(error); trying again")
+    {
+      logger.warning("\(line)")
+    }
     lastFailure = error
     if listener.descriptor != nil { usleep(100_000) }
   }
@@ -216,11 +223,11 @@ struct ControlLoop: ~Copyable {
       let line = "front-end \(peer) of \(user) is refused: --allow-uid names others only"
       frontEnds.refused += 1
       if hasOneFrontEnd { throw StartFailure(line) }
-      if refusals.admit() != nil { logger.warning("\(line)") }
+      if let line = refusals.admit(line) { logger.warning("\(line)") }
       return
     }
     let session = BackEnd(
-      device: device, socket: socket,
+      device: device, socket: socket, limit: sessionLines,
       log: { level, line in logger.log(level: Logger.Level(level), "\(line)") },
       connected: { [device] summary in
         logger.info("guest connected by \(peer): \(summary)")
@@ -231,7 +238,9 @@ struct ControlLoop: ~Copyable {
     do throws(Errno) {
       try epoll.add(raw, .readable, tag: sessionTag)
     } catch {
-      logger.error("cannot serve \(peer): \(error)")
+      if let line = disconnections.admit("cannot serve \(peer): \(error)") {
+        logger.error("\(line)")
+      }
       return
     }
     lastFailure = nil
@@ -246,7 +255,7 @@ struct ControlLoop: ~Copyable {
     let peer = ControlLoop.describe(session.peerProcess)
     do throws(VhostUserError) {
       guard try session.handleReadable() == .closed else { return }
-      logger.info("front-end \(peer) left")
+      if let line = sessionLines.admit("front-end \(peer) left") { logger.info("\(line)") }
     } catch {
       disconnected(peer, "\(error)")
     }
@@ -254,12 +263,11 @@ struct ControlLoop: ~Copyable {
     manager.status(endpoint.text)
   }
 
-  /// Whoever may connect can cause this as often as it connects.
   private mutating func disconnected(_ peer: String, _ why: String) {
     frontEnds.disconnected += 1
-    guard let omitted = disconnections.admit() else { return }
-    let more = omitted == 0 ? "" : " (\(omitted) such lines were left out before)"
-    logger.warning("front-end \(peer) is disconnected: \(why)\(more)")
+    if let line = disconnections.admit("front-end \(peer) is disconnected: \(why)") {
+      logger.warning("\(line)")
+    }
   }
 
   /// A second front-end at the same time; but the first may be gone, unnoticed until now, or one that
@@ -278,14 +286,13 @@ struct ControlLoop: ~Copyable {
     switch listener.next(now: now) {
     case .connection(let second):
       frontEnds.refused += 1
-      // Whoever may connect could fill the log by connecting again and again.
-      guard refusals.admit() != nil else { return }
-      logger.warning(
+      let line = refusals.admit(
         """
         front-end \(ControlLoop.describe(second.peerProcess)) is refused: \
         \(ControlLoop.describe(session.peerProcess)) is connected; a second guest needs a daemon and \
         an interface of its own
         """)
+      if let line { logger.warning("\(line)") }
     case .failed(let error): reportFailure(error)
     case .nothing: break
     case .exhausted: break

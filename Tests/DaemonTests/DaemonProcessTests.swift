@@ -217,6 +217,22 @@ struct DaemonProcessTests {
     #expect(child.wait() == 0)
   }
 
+  @Test("front-ends that come and go without end do not fill the log")
+  func floodOfFrontEnds() throws {
+    let path = socketPath("flood")
+    let child = try start("--socket-path=\(path)", "--interface=null:")
+    #expect(child.waitForError("ready"))
+    // The daemon sees one after the other: the socket's queue is longer than this.
+    for _ in 0..<200 {
+      _ = try UnixSocket(connectingTo: path)
+      usleep(2000)
+    }
+    child.send(SIGTERM)
+    #expect(child.wait() == 0)
+    let lines = child.errors.split(separator: "\n").count { $0.contains(" left") }
+    #expect((2...LogLimit.burst + 20).contains(lines), "\(lines)")
+  }
+
   @Test("a client goes on trying until the front-end listens, and ends while it tries")
   func client() throws {
     let path = socketPath("client")

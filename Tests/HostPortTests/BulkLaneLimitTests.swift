@@ -4,6 +4,7 @@ import CLinux
 import Glibc
 import Linux
 import Packet
+import SharedRing
 import Testing
 
 @testable import HostPort
@@ -71,6 +72,44 @@ extension OnInterfaces {
         #expect(queue.statistics["device_refused"] == 0)
         #expect(kernel.collect().map(\.count).contains { $0 == 1514 || $0 == 1518 }, "by the lane")
         #expect(LargePacket(payload: 60000).send(by: queue) == .taken, "and the lane is open again")
+      }
+    }
+
+    @Test("frames that change to AF_XDP leave frames that are handed out their places")
+    func promisedPlaces() throws {
+      try PrivateNetwork.withVeth { a, b in
+        var options = bulkOptions(a)
+        options.rings = XDPRingSizes(receive: 64, transmit: 64)
+        let queue = try #require(try XDPPort(options).openQueue(0) as? XDPQueue)
+        let kernel = try PacketSocket(b)
+        let promised = FrameBatch()
+        queue.reserve(32, into: promised)
+        for i in 0..<32 { #expect(promised.write(frame(size: 100, number: i), at: i) == 1) }
+        // More than there are places besides; the packet socket has taken none.
+        let batch = FrameBatch()
+        for portion in 0..<2 {
+          queue.reserve(32, into: batch)
+          try #require(batch.count == 32)
+          for i in 0..<32 {
+            #expect(batch.write(frame(size: 200, number: 32 * portion + i), at: i) == 1)
+            unsafe queue.lane.waiting.append(batch[i])
+          }
+          queue.link.value.handedOut -= 32
+          batch.removeAll()
+        }
+        queue.lane.isInUse = true
+        queue.lane.state.value.isLeaving = true
+        _ = queue.sendWaiting()
+        let waiting = queue.lane.waiting.count
+        #expect(waiting == 32)
+        queue.transmit(promised, count: 32)
+        for _ in 0..<1000 where queue.flush() { usleep(1000) }
+        #expect(queue.statistics["link_down"] == 0)
+        let expected = [Int](repeating: 200, count: 64) + [Int](repeating: 100, count: 32)
+        #expect(kernel.collect(atLeast: 96).map(\.count) == expected)
+        let isInUse = queue.lane.isInUse
+        #expect(!isInUse)
+        #expect(queue.freeTransmitFrames(expecting: 64) == 64)
       }
     }
 

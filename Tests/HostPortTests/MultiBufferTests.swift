@@ -2,6 +2,7 @@
 import AFXDP
 import Glibc
 import Linux
+import SharedRing
 import Testing
 
 @testable import HostPort
@@ -155,6 +156,34 @@ extension OnInterfaces {
         #expect(receiver.statistics["rx_too_long"] == 2)
         sender.send(short)
         #expect(receiver.collect(3) == short)
+      }
+    }
+
+    @Test("a batch is never empty while a packet waits, however many too large ones are before it")
+    func behindTooLong() throws {
+      try PrivateNetwork.withVeth(mtu: 9000) { a, b in
+        let sender = try XDPPort(options(a, mtu: 9000)).openQueue(0)
+        let receiver = try #require(
+          try XDPPort(options(b, mtu: 4000)).openQueue(0) as? XDPQueue)
+        let good = frame(size: 4014, number: 1)
+        // Three entries each: more than two batches full.
+        let tooLong = (0..<50).map { frame(size: 9000, number: $0) }
+        #expect(sender.send(tooLong + [good]) == 51)
+        for _ in 0..<1000 {
+          let slots = receiver.socket.rings.value.receive.peek(152)
+          receiver.socket.rings.value.receive.cancel(slots.count)
+          if slots.count == 152 { break }
+          usleep(1000)
+        }
+        let batch = FrameBatch()
+        receiver.receive(into: batch)
+        #expect(batch.packetCount == 1 && batch.count == 2)
+        #expect(receiver.statistics["rx_too_long"] == 50)
+        receiver.recycle(batch)
+        receiver.receive(into: batch)
+        #expect(batch.count == 0)
+        receiver.countFrames()
+        #expect(receiver.statistics["frames_in_use"] == 0)
       }
     }
 

@@ -84,6 +84,22 @@ struct NegotiationTests {
     #expect((1...LogLimit.burst + 20).contains(front.warnings.count + front.summaries.count))
   }
 
+  @Test("nor does one that comes again and again")
+  func floodOfSessions() throws {
+    let limit = LogLimit()
+    var lines = 0
+    for _ in 0..<100 {
+      let front = try ScriptedFrontEnd(limit: limit)
+      try front.negotiate()
+      try front.shareMemory()
+      try front.setUp(0)
+      for _ in 0..<5 { try front.send(8, state(0, 300)) }
+      #expect(front.warnings.count <= 5)
+      lines += front.warnings.count + front.summaries.count
+    }
+    #expect((LogLimit.burst...LogLimit.burst + 20).contains(lines))
+  }
+
   @Test("queue pairs are counted, and memory slots are as many as the table takes")
   func counts() throws {
     let front = try ScriptedFrontEnd()

@@ -132,7 +132,9 @@ final class ScriptedFrontEnd {
   }
   private let lines = Lines()
 
-  convenience init(_ device: RecordingDevice = RecordingDevice()) throws {
+  convenience init(
+    _ device: RecordingDevice = RecordingDevice(), limit: LogLimit = LogLimit()
+  ) throws {
     var pair: [CInt] = [-1, -1]
     try checkedCall {
       unsafe socketpair(
@@ -140,18 +142,18 @@ final class ScriptedFrontEnd {
     }
     self.init(
       device, front: UnixSocket(adopting: OwnedDescriptor(adopting: pair[0])),
-      back: UnixSocket(adopting: OwnedDescriptor(adopting: pair[1])))
+      back: UnixSocket(adopting: OwnedDescriptor(adopting: pair[1])), limit: limit)
   }
 
   init(
     _ device: RecordingDevice = RecordingDevice(), front: consuming UnixSocket,
-    back: consuming UnixSocket
+    back: consuming UnixSocket, limit: LogLimit = LogLimit()
   ) {
     self.device = device
     raw = front.raw
     socket = consume front
     self.back = BackEnd(
-      device: device, socket: back,
+      device: device, socket: back, limit: limit,
       log: { [lines] in lines.log.append("\($0): \($1)") },
       connected: { [lines] in lines.connections.append($0) })
   }
