@@ -49,6 +49,11 @@ extension BackEnd {
 
   func checkStateTransfer() throws(VhostUserError) -> Reply {
     let request = "CHECK_DEVICE_STATE"
+    // They may have been started since the transfer was begun.
+    guard deviceState.source == nil || !rings.contains(where: \.isStarted) else {
+      deviceState.source = nil
+      throw .ringsRun(request: request)
+    }
     if let source = deviceState.source.take() { deviceState.result = load(from: source) }
     switch deviceState.result.take() {
     case .success: return .number(0)

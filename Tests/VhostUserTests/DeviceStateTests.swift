@@ -130,6 +130,29 @@ struct DeviceStateTests {
     #expect(try front.send(43) == bytes(1), "no transfer was begun")
   }
 
+  @Test("a state is not taken over by rings that were started meanwhile")
+  func startedMeanwhile() throws {
+    let old = try ScriptedFrontEnd()
+    try old.negotiate()
+    old.device.state = [1, 2, 3]
+    let state = try save(old)
+
+    let front = try ScriptedFrontEnd()
+    try front.negotiate()
+    try front.shareMemory()
+    let channel = try Channel(weWrite: true)
+    #expect(try front.send(42, bytes(1), descriptors: [channel.theirs!.raw]) == bytes(0x100))
+    channel.theirs = nil
+    channel.write(state)
+    channel.ours = nil
+    try front.setUp(0)
+    #expect(try front.send(43) == bytes(1))
+    #expect(front.warnings.last!.contains("rings must be stopped"))
+    #expect(front.device.state == [])
+    #expect(try front.send(43) == bytes(1))
+    #expect(front.warnings.last!.contains("no transfer was begun"))
+  }
+
   @Test("a full channel does not hold anything up")
   func full() throws {
     let front = try ScriptedFrontEnd()
