@@ -69,8 +69,9 @@ final class ControlQueue {
     perform: (ControlCommand) -> Bool, refused: (ControlCommand.Refusal, [UInt8]) -> Void
   ) -> Bool {
     let begin = MonotonicClock.milliseconds
-    for _ in 0..<ControlQueue.turnLimit
-    where MonotonicClock.milliseconds &- begin < ControlQueue.turnTime {
+    for served in 0..<ControlQueue.turnLimit {
+      // One at least, however long this thread was kept from its CPU.
+      if served > 0, MonotonicClock.milliseconds &- begin >= ControlQueue.turnTime { return true }
       if queue.availableChains(1) == 0 {
         if !queue.enableKicks() { return false }
         continue

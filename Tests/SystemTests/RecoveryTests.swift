@@ -200,6 +200,10 @@ extension Guest {
     try wire.shell(
       """
       netns_far iperf3 --server --daemon --pidfile $LAB_DIR/iperf.pid --bind $LAB_FAR_ADDRESS
+      for try in {1..50}; do
+        [[ -z $(netns_far ss --no-header --listening --tcp --numeric 'sport = :5201') ]] || break
+        sleep 0.1
+      done
       guest_run "iperf3 --client $LAB_FAR_ADDRESS --udp --bitrate \(bitrate) --length 1000 --bidir \
       --time \(seconds) >/dev/null 2>&1 & echo started"
       """, within: 40)

@@ -6,7 +6,8 @@ struct Footprint: CustomStringConvertible {
   var descriptors: Int
   var mappings: Int
   var threads: Int
-  /// Frames that are with the kernel, in a ring or on their way.
+  /// Frames that are on their way.  Those that came when there was no guest any more wait in the RX ring
+  /// for the next one, which does not get them.
   var framesInUse: Int
   /// Of its own, in KiB: guest memory becomes resident as the guest uses it.
   var resident: Int
@@ -42,7 +43,8 @@ extension Daemon {
       return Footprint(
         descriptors: descriptors,
         mappings: contents(of: folder + "/maps").utf8.count { $0 == UInt8(ascii: "\n") },
-        threads: entries(in: folder + "/task"), framesInUse: try counter("frames_in_use"),
+        threads: entries(in: folder + "/task"),
+        framesInUse: try counter("frames_in_use") - counter("rx_waiting"),
         resident: resident.flatMap { Int($0) } ?? 0)
     }
   }
