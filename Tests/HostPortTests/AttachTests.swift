@@ -42,13 +42,13 @@ extension OnInterfaces {
     @Test("opening and closing a port leaves no descriptor and no mapping behind")
     func leaks() throws {
       try PrivateNetwork.withVeth { a, _ in
-        let before = KernelObjects()
+        let before = KernelObjects.fewest()
         for _ in 0..<5 {
           let queue = try XDPPort(options(a)).openQueue(0)
           #expect(KernelObjects() != before)
           queue.send([frame()])
         }
-        #expect(KernelObjects() == before)
+        #expect(KernelObjects.fewest() == before)
       }
     }
 
@@ -193,6 +193,18 @@ private struct ForeignProgram: ~Copyable {
 private struct KernelObjects: Equatable {
   var bpf = 0
   var rings = 0
+
+  /// Other tests of this process have some too, for a moment.
+  static func fewest() -> KernelObjects {
+    var fewest = KernelObjects()
+    for _ in 0..<100 {
+      usleep(5000)
+      let now = KernelObjects()
+      fewest.bpf = min(fewest.bpf, now.bpf)
+      fewest.rings = min(fewest.rings, now.rings)
+    }
+    return fewest
+  }
 
   init() {
     for descriptor in 0..<1024 {
