@@ -335,8 +335,7 @@ def socket_group():
     journal = run('journalctl', '--no-pager', '-u', unit)
     assert f'chown {path}: ' in journal and 'SupplementaryGroups=' in journal, journal
     assert not os.path.exists(path)
-    drop_in(unit, '[Service]\nSupplementaryGroups=operator\n')
-    try:
+    with drop_in(unit, '[Service]\nSupplementaryGroups=operator\n'):
         systemctl('start', unit)
         status = os.stat(path)
         user, group = pwd.getpwnam('vhost-user-xdp'), grp.getgrnam('operator')
@@ -346,8 +345,6 @@ def socket_group():
             guest.transmit(FRAME)
         systemctl('stop', unit)
         assert not os.path.exists(path)
-    finally:
-        undo_drop_in(unit)
 
 
 def main():
