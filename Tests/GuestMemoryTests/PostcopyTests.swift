@@ -43,55 +43,57 @@ struct PostcopyTests {
     }
   }
 
+  /// A region that is watched, and somebody who waits for its first page.
+  private final class Arrival {
+    let ends: Ends
+    let ram: GuestRAM
+    let region: MemoryRegion
+    let postcopy: Postcopy
+    let reader: Reader
+
+    init() throws {
+      ends = try Ends()
+      ram = try GuestRAM(bytes: 1 << 20)
+      region = try ram.region(0)
+      postcopy = try Postcopy(frontEnd: ends.other.raw)
+      try postcopy.register(region)
+      reader = try Reader(region)
+      usleep(20_000)
+    }
+  }
+
   @Test("who touches a missing page waits until it comes, and then sees it")
   func arrives() throws {
-    let ends = try Ends()
-    let ram = try GuestRAM(bytes: 1 << 20)
-    let region = try ram.region(0)
-    let postcopy = try Postcopy(frontEnd: ends.other.raw)
-    try postcopy.register(region)
-    let reader = try Reader(region)
-    usleep(20_000)
-    #expect(!reader.hasAnswered)
+    let arrival = try Arrival()
+    let postcopy = arrival.postcopy
+    #expect(!arrival.reader.hasAnswered)
 
     // The fault names our address; the page comes into the file, and who waits is woken.
     let fault = clinux_userfault_read(postcopy.descriptor)
-    #expect(fault == region.addressHere)
-    ram.write([0x5a], at: GuestAddress(0))
+    #expect(fault == arrival.region.addressHere)
+    arrival.ram.write([0x5a], at: GuestAddress(0))
     #expect(clinux_userfault_wake(postcopy.descriptor, fault, 4096) == 0)
-    #expect(reader.value.wait() == 0x5a)
+    #expect(arrival.reader.value.wait() == 0x5a)
     postcopy.finish()
   }
 
   @Test("after the end a page that never came is zeros")
   func end() throws {
-    let ends = try Ends()
-    let ram = try GuestRAM(bytes: 1 << 20)
-    let region = try ram.region(0)
-    let postcopy = try Postcopy(frontEnd: ends.other.raw)
-    try postcopy.register(region)
-    let reader = try Reader(region)
-    usleep(10_000)
-    postcopy.finish()
-    #expect(reader.value.wait() == 0)
+    let arrival = try Arrival()
+    arrival.postcopy.finish()
+    #expect(arrival.reader.value.wait() == 0)
   }
 
   @Test("a front-end that dies lets go who waits, and its memory is not written to")
   func hangUp() throws {
-    let ends = try Ends()
-    let ram = try GuestRAM(bytes: 1 << 20)
-    let region = try ram.region(0)
-    let postcopy = try Postcopy(frontEnd: ends.other.raw)
-    try postcopy.register(region)
-    let reader = try Reader(region)
-    usleep(10_000)
-    ends.own = nil
-    #expect(reader.value.wait() == 0)
-    unsafe region.base.storeBytes(of: 0x77, as: UInt8.self)
-    #expect(ram.read(GuestAddress(0), count: 1) == [0])
+    let arrival = try Arrival()
+    arrival.ends.own = nil
+    #expect(arrival.reader.value.wait() == 0)
+    unsafe arrival.region.base.storeBytes(of: 0x77, as: UInt8.self)
+    #expect(arrival.ram.read(GuestAddress(0), count: 1) == [0])
     // What it sent before is still read: nobody would let go who waits for more.
-    #expect(throws: Errno(EPIPE)) { try postcopy.register(ram.region(0)) }
-    postcopy.abandon()
+    #expect(throws: Errno(EPIPE)) { try arrival.postcopy.register(arrival.ram.region(0)) }
+    arrival.postcopy.abandon()
   }
 
   // In a process of its own, whose limit leaves no room: so it is where memory must not be
@@ -99,25 +101,20 @@ struct PostcopyTests {
   @Test("who waits is let go also where there is no room for the zeros")
   func noRoom() async {
     await #expect(processExitsWith: .success) {
-      let ends = try Ends()
-      let ram = try GuestRAM(bytes: 1 << 20)
-      let region = try ram.region(0)
-      let postcopy = try Postcopy(frontEnd: ends.other.raw)
-      try postcopy.register(region)
-      let reader = try Reader(region)
-      usleep(20_000)
+      let arrival = try Arrival()
+      let reader = arrival.reader
       guard !reader.hasAnswered else { exit(2) }
       var limit = rlimit()
       unsafe getrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit)
       let former = limit
       limit.rlim_cur = 4096
       unsafe setrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit)
-      postcopy.abandon()
+      arrival.postcopy.abandon()
       limit = former
       unsafe setrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit)
       for _ in 0..<2000 where !reader.hasAnswered { usleep(1000) }
       guard reader.hasAnswered, reader.value.wait() == 0 else { exit(3) }
-      withExtendedLifetime(ends) {}
+      withExtendedLifetime(arrival) {}
     }
   }
 
