@@ -6,7 +6,8 @@
 #
 # A stage that fails does not keep the later ones from running, except the build, without which
 # there is nothing to test. The last stage of all prints the last line: the test runner's own, or,
-# when a stage failed, which ones did.
+# when a stage failed, which ones did, below what each of them said of it: a log of which only the
+# end was kept tells the reason all the same.
 set -euo pipefail
 
 gates=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
@@ -19,6 +20,7 @@ readonly release_tests=.build-release-tests
 
 table=()
 failed=()
+outputs=
 
 main() {
   case ${1:-all} in
@@ -119,11 +121,7 @@ need_root() {
 stage() {
   local start=$SECONDS verdict=ok
   printf '\n== %s\n' "$1"
-  # A process of its own: `set -e` has no effect in a function whose status is looked at.
-  "$gates/stages.sh" step "$1" || {
-    verdict=FAILED
-    failed+=("$1")
-  }
+  run "$1" || verdict=FAILED
   table+=("$(printf '%-16s %5d s  %s' "$1" $((SECONDS - start)) "$verdict")")
   printf -- '-- %s: %d s, %s\n' "$1" $((SECONDS - start)) "$verdict"
   [[ $1 != build || $verdict == ok ]] || finish
@@ -136,13 +134,35 @@ last_stage() {
     printf '%s\n' "${table[@]}"
   fi
   printf '\n== %s\n' "$1"
-  "$gates/stages.sh" step "$1" || failed+=("$1")
+  run "$1" || true
   finish
+}
+
+# Runs a stage and keeps what it prints until the end.
+run() {
+  [[ $outputs ]] || {
+    outputs=$(mktemp -d)
+    trap 'rm -rf "$outputs"' EXIT
+  }
+  # A process of its own: `set -e` has no effect in a function whose status is looked at.
+  "$gates/stages.sh" step "$1" 2>&1 | tee "$outputs/$1" && return
+  failed+=("$1")
+  return 1
+}
+
+# Prints what a stage said of its failure: a test runner's marks and a compiler's errors, or else its
+# last lines.
+reasons() {
+  printf '\n== %s, which failed:\n' "$1"
+  grep -aE '✘|↳|error:|FAILED|[Ff]atal' "$outputs/$1" | tail -n 60 | grep . || tail -n 30 "$outputs/$1"
 }
 
 finish() {
   ((${#failed[@]})) || exit 0
-  local list
+  local list name
+  for name in "${failed[@]}"; do
+    reasons "$name"
+  done
   printf -v list '%s, ' "${failed[@]}"
   echo "failed: ${list%, }" >&2
   exit 1
