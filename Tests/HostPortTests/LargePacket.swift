@@ -41,10 +41,15 @@ struct LargePacket {
   }
 }
 
-/// The queueing discipline of a slow link, which holds so many bytes.
-func slowDown(_ interface: XDPInterface, to megabits: Int = 20, holding bytes: Int) {
+/// Gives a link a queueing discipline that holds so many bytes, behind the first 70,000, and lets
+/// hardly any go until ``speedUp(_:)``: a test that loses the CPU meanwhile finds it as it was.
+func holdBack(_ interface: XDPInterface, holding bytes: Int) {
   #expect(
-    run(
-      "tc qdisc add dev \(interface.name) root tbf rate \(megabits)mbit burst 70000 "
-        + "limit \(bytes)"))
+    run("tc qdisc add dev \(interface.name) root tbf rate 64kbit burst 70000 limit \(bytes)"))
+}
+
+/// Lets what is held back go, with the next packet that is offered.
+func speedUp(_ interface: XDPInterface, holding bytes: Int) {
+  #expect(
+    run("tc qdisc change dev \(interface.name) root tbf rate 50mbit burst 70000 limit \(bytes)"))
 }

@@ -56,7 +56,8 @@ enum PrivateNetwork {
     try body()
   }
 
-  /// Runs `body` in a new namespace with the veth pair axt0, axt1, both up and silent.
+  /// Runs `body` in a new namespace with the veth pair axt0, axt1, both up and silent, on one CPU: a
+  /// packet from another one may have to wait.
   static func withVeth(
     mtu: Int = 1500, _ body: (_ a: XDPInterface, _ b: XDPInterface) throws -> Void
   ) throws {
@@ -68,6 +69,8 @@ enum PrivateNetwork {
         #expect(run("ip link set \(name) addrgenmode none"))
         #expect(run("ip link set \(name) up"))
       }
+      let allowed = try pinToOneCPU()
+      defer { setAllowedCPUs(allowed) }
       try body(interface("axt0"), interface("axt1"))
     }
   }
@@ -76,6 +79,26 @@ enum PrivateNetwork {
     XDPInterface(name: name, index: unsafe if_nametoindex(name))
   }
 }
+
+/// Keeps the calling thread on one of its CPUs; returns the set of those that it had.
+private func pinToOneCPU() throws -> [UInt64] {
+  var allowed = [UInt64](repeating: 0, count: 16)
+  try checkedCall { unsafe sched_getaffinity(0, 128, &allowed) }
+  #expect(clinux_pin_thread(PinnedThread.currentCPU) == 0)
+  return allowed
+}
+
+private func setAllowedCPUs(_ cpus: [UInt64]) {
+  #expect(unsafe sched_setaffinity(0, 128, cpus) == 0)
+}
+
+@_silgen_name("sched_getaffinity")
+private func sched_getaffinity(
+  _ pid: pid_t, _ size: Int, _ set: UnsafeMutablePointer<UInt64>
+) -> CInt
+
+@_silgen_name("sched_setaffinity")
+private func sched_setaffinity(_ pid: pid_t, _ size: Int, _ set: UnsafePointer<UInt64>) -> CInt
 
 func options(
   _ interface: XDPInterface, mode: XDPModeChoice = .auto, mtu: Int = 1500
