@@ -8,9 +8,6 @@ import Packet
 import SharedRing
 
 struct PacketLane: ~Copyable {
-  /// How long what queueing discipline or device drop is offered again; milliseconds.
-  static let patience: UInt64 = 100
-
   /// Frames that wait for the socket; in packets.
   let waiting: FrameBatch
   private let packet: GatheredPacket
@@ -27,6 +24,8 @@ struct PacketLane: ~Copyable {
     var isInUse = false
     /// Since when everything is dropped; 0: something was taken.
     var droppedSince: UInt64 = 0
+    /// How long what queueing discipline or device drop is offered again; milliseconds.
+    var patience: UInt64 = 100
     /// What waits goes by the other lane, since the socket does not take it and has nothing on its way.
     var isLeaving = false
     /// Where the last packet was sent.
@@ -117,6 +116,6 @@ struct PacketLane: ~Copyable {
     if isCut && !dropsWhole { return false }
     let now = MonotonicClock.milliseconds
     if state.value.droppedSince == 0 { state.value.droppedSince = now }
-    return now &- state.value.droppedSince < PacketLane.patience
+    return now &- state.value.droppedSince < state.value.patience
   }
 }

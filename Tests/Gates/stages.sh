@@ -156,7 +156,9 @@ run() {
 # last lines.
 reasons() {
   printf '\n== %s, which failed:\n' "$1"
-  grep -aE '✘|↳|error:|FAILED|[Ff]atal' "$outputs/$1" | tail -n 60 | grep . || tail -n 30 "$outputs/$1"
+  # A test may print all that it compared.
+  grep -aE '✘|↳|error:|FAILED|[Ff]atal' "$outputs/$1" | cut -c 1-300 | tail -n 60 | grep . ||
+    tail -n 30 "$outputs/$1"
 }
 
 finish() {

@@ -1,9 +1,11 @@
 // A packet that is to be cut, and how it is handed to a port queue.
 import AFXDP
-import HostPort
 import Linux
 import Packet
+import SharedRing
 import Testing
+
+@testable import HostPort
 
 /// A large TCP packet as it is sent uncut: Ethernet, IPv4, TCP, and as much payload.
 struct LargePacket {
@@ -52,4 +54,11 @@ func holdBack(_ interface: XDPInterface, holding bytes: Int) {
 func speedUp(_ interface: XDPInterface, holding bytes: Int) {
   #expect(
     run("tc qdisc change dev \(interface.name) root tbf rate 50mbit burst 70000 limit \(bytes)"))
+}
+
+/// A queue that gives up nothing of what is held back.
+func patientQueue(_ options: XDPPortOptions) throws -> XDPQueue {
+  let queue = try #require(try XDPPort(options).openQueue(0) as? XDPQueue)
+  queue.lane.state.value.patience = 60_000
+  return queue
 }

@@ -39,14 +39,26 @@ struct PacketSocket: ~Copyable {
   /// - Parameter count: as many are waited for longer, if others have the CPU.
   func collect(atLeast count: Int = 0) -> [[UInt8]] {
     var frames: [[UInt8]] = []
-    while true {
-      var poller = pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0)
-      let patience: CInt = frames.count < count ? 5000 : 100
-      guard unsafe poll(&poller, 1, patience) == 1 else { return frames }
-      var bytes = [UInt8](repeating: 0, count: 65536)
-      let count = unsafe recv(socket.raw, &bytes, bytes.count, 0)
-      guard count > 0 else { return frames }
-      frames.append(Array(bytes[0..<count]))
+    while let frame = next(patience: frames.count < count ? 5000 : 100) { frames.append(frame) }
+    return frames
+  }
+
+  /// Everything that has come up to the first frame that is `last`.
+  func collect(until last: ([UInt8]) -> Bool) -> [[UInt8]] {
+    var frames: [[UInt8]] = []
+    while let frame = next(patience: 5000) {
+      frames.append(frame)
+      if last(frame) { break }
     }
+    return frames
+  }
+
+  /// - Parameter patience: milliseconds.
+  private func next(patience: CInt) -> [UInt8]? {
+    var poller = pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0)
+    guard unsafe poll(&poller, 1, patience) == 1 else { return nil }
+    var bytes = [UInt8](repeating: 0, count: 65536)
+    let count = unsafe recv(socket.raw, &bytes, bytes.count, 0)
+    return count > 0 ? Array(bytes[0..<count]) : nil
   }
 }

@@ -129,10 +129,29 @@ final class IommuGuest {
   /// Answers until a while passes without a question.
   func settle() throws {
     var quiet = 0
-    while quiet < 20 {
+    while quiet < 50 {
       quiet = try iommu!.serve() > 0 ? 0 : quiet + 1
       usleep(1000)
     }
+  }
+
+  /// Whether just this frame goes out, while questions are answered.
+  func sends(_ frame: [UInt8]) throws -> Bool {
+    try eventually {
+      try iommu!.serve()
+      return takeTransmitted() == [frame]
+    }
+  }
+
+  /// The questions that come until there are `count`, and shortly afterwards.
+  func questions(_ count: Int) throws -> [GuestIOMMU.Miss] {
+    var questions: [GuestIOMMU.Miss] = []
+    _ = try eventually {
+      questions += try iommu!.takeMisses()
+      return questions.count >= count
+    }
+    usleep(50_000)
+    return try questions + iommu!.takeMisses()
   }
 
   /// A page of guest memory, all its own.

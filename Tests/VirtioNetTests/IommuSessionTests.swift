@@ -40,11 +40,14 @@ extension IommuTests {
     try guest.startMapped()
     let misses = guest.iommu!.misses.count
     try guest.frontEnd.setFeatures(guest.frontEnd.features)
+    #expect(
+      try eventually {
+        try guest.iommu!.serve()
+        return guest.iommu!.misses.count > misses
+      })
     try guest.settle()
-    #expect(guest.iommu!.misses.count > misses)
     let place = page(guest, header + frame(60))
     guest.transmit([(place.value + bias, 72)])
-    try guest.settle()
-    #expect(eventually { guest.takeTransmitted() == [frame(60)] })
+    #expect(try guest.sends(frame(60)))
   }
 }

@@ -12,7 +12,7 @@ import Virtqueue
 
 /// Waits, at most two seconds, until something became true.
 func eventually(_ condition: () throws -> Bool) rethrows -> Bool {
-  for _ in 0..<2000 {
+  for _ in 0..<10_000 {
     if try condition() { return true }
     usleep(1000)
   }

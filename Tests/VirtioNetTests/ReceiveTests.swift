@@ -141,8 +141,9 @@ struct ReceiveTests {
     var fixture = try ReceiveFixture()
     fixture.port[0].inject((0..<100).map { _ in frame(60) })
     fixture.pump()
+    // Longer than the feed's patience in all, and far from it each time.
     for _ in 0..<4 {
-      usleep(60_000)
+      usleep(30_000)
       try fixture.offer([1600])
       #expect(fixture.feed.turn() == 1)
       fixture.feed.shedIfDue()
