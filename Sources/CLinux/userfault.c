@@ -55,7 +55,10 @@ int clinux_userfault_abandon(int fd, void *base, size_t length) {
 uint64_t clinux_userfault_read(int fd) {
   struct pollfd poller = {.fd = fd, .events = POLLIN};
   struct uffd_msg message;
-  if (poll(&poller, 1, 5000) <= 0) return 0;
+  int count;
+  do count = poll(&poller, 1, 5000);
+  while (count < 0 && errno == EINTR);
+  if (count <= 0) return 0;
   if (read(fd, &message, sizeof message) != sizeof message) return 0;
   return message.event == UFFD_EVENT_PAGEFAULT ? message.arg.pagefault.address : 0;
 }

@@ -23,8 +23,7 @@ public struct SignalDescriptor: ~Copyable, Sendable {
 
   /// Whether a signal waits, or comes in so many milliseconds (-1: without end); it is not taken.
   public func isWaiting(within milliseconds: CInt) -> Bool {
-    var poller = pollfd(fd: descriptor.raw, events: Int16(POLLIN), revents: 0)
-    return unsafe poll(&poller, 1, milliseconds) > 0
+    waitFor(Int16(POLLIN), of: descriptor.raw, milliseconds: milliseconds) != 0
   }
 
   /// The next signal that waits; nil if there is none.

@@ -59,9 +59,17 @@ public func checkedCall(_ call: () -> CInt) throws(Errno) -> CInt {
   }
 }
 
-/// Waits for events of one descriptor (poll(2)), without end if the time is negative.
-/// - Returns: those that are there; 0 if there are none, or a signal came.
-func waitFor(_ events: Int16, of descriptor: CInt, milliseconds: CInt) -> Int16 {
+/// Waits for events of one descriptor (poll(2)), without end if the time is negative, and as long also
+/// if signals come.
+/// - Returns: those that are there; 0 if there are none.
+package func waitFor(_ events: Int16, of descriptor: CInt, milliseconds: CInt) -> Int16 {
   var poller = pollfd(fd: descriptor, events: events, revents: 0)
-  return unsafe poll(&poller, 1, milliseconds) > 0 ? poller.revents : 0
+  let end = MonotonicClock.milliseconds &+ UInt64(max(0, milliseconds))
+  var left = milliseconds
+  while true {
+    let count = unsafe poll(&poller, 1, left)
+    if count >= 0 || errno != EINTR { return count > 0 ? poller.revents : 0 }
+    let now = MonotonicClock.milliseconds
+    if left > 0 { left = now < end ? CInt(end - now) : 0 }
+  }
 }

@@ -100,8 +100,8 @@ struct DaemonProcessTests {
       var buffer: [UInt8] = [0]
       var descriptors = ReceivedDescriptors()
       // The line is written before the socket is closed.
-      var poller = pollfd(fd: client.raw, events: Int16(POLLIN), revents: 0)
-      #expect(unsafe poll(&poller, 1, isServed ? 50 : 5000) == (isServed ? 0 : 1))
+      let patience: CInt = isServed ? 50 : 5000
+      #expect((waitFor(Int16(POLLIN), of: client.raw, milliseconds: patience) == 0) == isServed)
       let received = try client.receive(into: &buffer, at: 0..<1, descriptors: &descriptors)
       #expect(received == (isServed ? .wouldBlock : .endOfStream))
       child.send(SIGTERM)

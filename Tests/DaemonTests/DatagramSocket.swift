@@ -28,8 +28,8 @@ struct DatagramSocket: ~Copyable {
 
   /// The next datagram; nil if none comes in time.
   func next(within milliseconds: CInt = 5000) -> String? {
-    var poller = pollfd(fd: descriptor.raw, events: Int16(POLLIN), revents: 0)
-    guard unsafe poll(&poller, 1, milliseconds) > 0 else { return nil }
+    let events = waitFor(Int16(POLLIN), of: descriptor.raw, milliseconds: milliseconds)
+    guard events != 0 else { return nil }
     var buffer = [UInt8](repeating: 0, count: 4096)
     let count = unsafe recv(descriptor.raw, &buffer, buffer.count, 0)
     return count >= 0 ? String(decoding: buffer.prefix(count), as: UTF8.self) : nil

@@ -1,5 +1,5 @@
-// What something costs the thread that does it: time on a CPU, which other load does not lengthen as it
-// does time on the wall.
+// A thread's time: what something costs it on a CPU, which other load does not lengthen as it does time
+// on the wall, and sleep that nothing cuts short.
 import Glibc
 
 public enum ThreadTime {
@@ -10,6 +10,14 @@ public enum ThreadTime {
     let begin = now
     try body()
     return now - begin
+  }
+
+  /// At least so long: a call on a peer's event may be followed by a signal, whatever its thread does by
+  /// then, and threads of the runtime run one test after the other.
+  public static func sleep(milliseconds: Int) {
+    var left = timespec(tv_sec: milliseconds / 1000, tv_nsec: milliseconds % 1000 * 1_000_000)
+    var rest = left
+    while unsafe nanosleep(&left, &rest) < 0, errno == EINTR { left = rest }
   }
 
   private static var now: Double {

@@ -55,8 +55,7 @@ struct PacketSocket: ~Copyable {
 
   /// - Parameter patience: milliseconds.
   private func next(patience: CInt) -> [UInt8]? {
-    var poller = pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0)
-    guard unsafe poll(&poller, 1, patience) == 1 else { return nil }
+    guard waitFor(Int16(POLLIN), of: socket.raw, milliseconds: patience) != 0 else { return nil }
     var bytes = [UInt8](repeating: 0, count: 65536)
     let count = unsafe recv(socket.raw, &bytes, bytes.count, 0)
     return count > 0 ? Array(bytes[0..<count]) : nil

@@ -109,6 +109,7 @@ extension SystemTests {
       let daemon = try wire.startDaemon()
       let warmUp = try wire.startChurn(["--restarts=20"] + ring)
       _ = try wire.result(of: warmUp)
+      sleep(0.3)
       let before = try daemon.footprint
       let arrived = try wire.settled(.far, "rx_packets")
       let disabled = try daemon.counter("dropped_ring_disabled")

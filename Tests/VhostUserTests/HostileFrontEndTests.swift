@@ -1,6 +1,7 @@
 // What a front-end does behind the back-end's back, or leaves half done: it costs that session, and
 // within a known time.
 import Glibc
+import GuestDriver
 import GuestMemory
 import Linux
 import Testing
@@ -181,7 +182,7 @@ struct HostileFrontEndTests {
     front.back.alarmPatience = 100
     front.run()
     #expect(0...100 ~= front.back.patience ?? .max)
-    usleep(150_000)
+    ThreadTime.sleep(milliseconds: 150)
     #expect(front.back.patience == 0)
     front.back.alarmPatience = 100_000
     front.run()
@@ -207,7 +208,7 @@ struct HostileFrontEndTests {
     #expect(front.outcome == nil)
     #expect((front.back.patience ?? .max) <= 200)
     for byte in message[1..<19] where front.outcome == nil {
-      usleep(30_000)
+      ThreadTime.sleep(milliseconds: 30)
       try front.write([byte])
       front.run()
     }
@@ -222,7 +223,7 @@ struct HostileFrontEndTests {
   @Test("one that says nothing is known to")
   func silence() throws {
     let front = try ScriptedFrontEnd()
-    usleep(50_000)
+    ThreadTime.sleep(milliseconds: 50)
     #expect((front.back.silence ?? 0) >= 30)
     try front.send(3)
     #expect(front.back.silence == nil)

@@ -87,7 +87,7 @@ final class AccountedPair {
     case 8: scripted?.complete(Int.random(in: 0...largestBurst, using: &generator))
     case 9:
       // Frames wait that no buffers come for.
-      if generator.once(in: 6) { usleep(UInt32(ReceiveFeed.patience + 5) * 1000) }
+      if generator.once(in: 6) { ThreadTime.sleep(milliseconds: Int(ReceiveFeed.patience) + 5) }
       feed.shedIfDue()
     case 10...13: giveBuffers()
     case 14...16:

@@ -132,7 +132,7 @@ struct AccountingTests {
       fixture.pump()
       #expect(fixture.counters.waiting.current == 10)
       if shed {
-        usleep(UInt32(ReceiveFeed.patience + 10) * 1000)
+        ThreadTime.sleep(milliseconds: Int(ReceiveFeed.patience) + 10)
         fixture.port[0].inject([frame(60)])
         fixture.feed.shedIfDue()
         #expect(fixture.counters.dropped(.noGuestBuffers) == 10)

@@ -254,8 +254,7 @@ private struct OpenChecksums: ~Copyable {
 
   /// The next packet behind its virtio_net_hdr; nil: none within half a second.
   func next() -> (header: [UInt8], bytes: [UInt8])? {
-    var poller = pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0)
-    guard unsafe poll(&poller, 1, 500) == 1 else { return nil }
+    guard waitFor(Int16(POLLIN), of: socket.raw, milliseconds: 500) != 0 else { return nil }
     var bytes = [UInt8](repeating: 0, count: 4096)
     let count = unsafe recv(socket.raw, &bytes, bytes.count, 0)
     guard count >= 10 else { return nil }

@@ -51,7 +51,7 @@ struct MergeRoomTests {
         got += packet.header[1] == 0 ? [packet.frame] : WireFlow.cut(packet.header, packet.frame)
       }
       guard packets.isEmpty, fixture.feed.isStalled else { continue }
-      usleep(UInt32(ReceiveFeed.patience + 10) * 1000)
+      ThreadTime.sleep(milliseconds: Int(ReceiveFeed.patience) + 10)
       fixture.feed.shedIfDue()
       waits += 1
     }
@@ -68,7 +68,7 @@ struct MergeRoomTests {
     try fixture.offer([1400])
     fixture.pump()
     #expect(fixture.feed.isStalled)
-    usleep(UInt32(ReceiveFeed.patience + 20) * 1000)
+    ThreadTime.sleep(milliseconds: Int(ReceiveFeed.patience) + 20)
     fixture.feed.shedIfDue()
     while fixture.driver.outstanding < 8 { try fixture.offer([1600]) }
     fixture.pump()

@@ -143,7 +143,7 @@ struct ReceiveTests {
     fixture.pump()
     // Longer than the feed's patience in all, and far from it each time.
     for _ in 0..<4 {
-      usleep(30_000)
+      ThreadTime.sleep(milliseconds: 30)
       try fixture.offer([1600])
       #expect(fixture.feed.turn() == 1)
       fixture.feed.shedIfDue()
