@@ -136,12 +136,14 @@ struct SocketFileTests {
     let group = geteuid() == 0 ? 7 : getgid()
     let seen = Seen()
     try start(at: path, SocketAccess(mode: 0o060, group: group), until: 20_000) {
+      // O_PATH: held, since the next file may get the number of this one.
+      let file = unsafe open(path, 0o10000000 | O_NOFOLLOW)
+      guard file >= 0 else { return false }
+      defer { close(file) }
       // Twice: the kernel reads the group before the mode, and both may change in between.
       var status = stat()
       var later = stat()
-      guard unsafe lstat(path, &status) == 0, unsafe lstat(path, &later) == 0,
-        status.st_ino == later.st_ino
-      else { return false }
+      guard unsafe fstat(file, &status) == 0, unsafe fstat(file, &later) == 0 else { return false }
       let wrong = status.st_mode & 0o070 != 0 && later.st_gid != group
       seen.modes.withLock { _ = $0.insert(status.st_mode & 0o777 | (wrong ? 0o1000 : 0)) }
       return true
