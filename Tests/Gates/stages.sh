@@ -152,13 +152,15 @@ run() {
   return 1
 }
 
-# Prints what a stage said of its failure: a test runner's marks and a compiler's errors, or else its
-# last lines.
+# Prints what a stage said of its failure: a test runner's marks, or else errors, or else its last lines.
 reasons() {
   printf '\n== %s, which failed:\n' "$1"
-  # A test may print all that it compared.
-  grep -aE '✘|↳|error:|FAILED|[Ff]atal' "$outputs/$1" | cut -c 1-300 | tail -n 60 | grep . ||
-    tail -n 30 "$outputs/$1"
+  marked '✘' "$1" || marked 'error:|FAILED|[Ff]atal' "$1" || tail -n 30 "$outputs/$1"
+}
+
+# The last lines of a stage that match; fails if none does.  A test may print all that it compared.
+marked() {
+  grep -aE "$1" "$outputs/$2" | cut -c 1-300 | tail -n 40 | grep .
 }
 
 finish() {
