@@ -63,9 +63,9 @@ gates:
 features:
 	Tests/Gates/features.sh --write
 
-## unit-tests     in debug; FILTER=REGEX runs the tests whose name matches
+## unit-tests     in debug, one by one; FILTER=REGEX runs the tests whose name matches
 unit-tests:
-	swift test --disable-xctest --skip SystemTests $(if $(FILTER),--filter '$(FILTER)')
+	swift test --disable-xctest --skip SystemTests --no-parallel $(if $(FILTER),--filter '$(FILTER)')
 
 ## release-tests  the same optimised, with the tests that count retains and allocations
 release-tests:
