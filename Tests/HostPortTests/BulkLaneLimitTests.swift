@@ -126,7 +126,6 @@ extension OnInterfaces {
       var cpus = [CInt](repeating: 0, count: 64)
       let count = unsafe clinux_allowed_cpus(&cpus, 64)
       guard count >= 2 else { return }
-      defer { clinux_pin_thread(cpus[0]) }
       try PrivateNetwork.withVeth { a, _ in
         holdBack(a, holding: 300_000)
         let queue = try patientQueue(bulkOptions(a))
