@@ -124,6 +124,19 @@ struct PeerDescriptorTests {
     #expect(peer.reasons == .eventBlocked)
   }
 
+  @Test("the tick that follows a signal to a peer does not cut a wait short")
+  func waitsOn() throws {
+    let peer = PeerAlarm()
+    let (raw, ours) = try event(of: peer)
+    defer { close(raw) }
+    let quiet = try EventDescriptor()
+    ours.signal()
+    let waited = ContinuousClock().measure {
+      #expect(waitFor(Int16(POLLIN), of: quiet.raw, milliseconds: 600) == 0)
+    }
+    #expect(waited > .milliseconds(550), "\(waited)")
+  }
+
   @Test("one that is full and does not block is the peer's loss")
   func full() throws {
     let peer = PeerAlarm()
