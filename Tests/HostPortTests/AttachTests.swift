@@ -188,13 +188,12 @@ private struct ForeignProgram: ~Copyable {
   }
 }
 
-/// What this process holds of BPF and AF_XDP; other tests run beside these, but none of them
-/// touches either.
+/// What this process holds of BPF and AF_XDP.
 private struct KernelObjects: Equatable {
   var bpf = 0
   var rings = 0
 
-  /// Other tests of this process have some too, for a moment.
+  /// Of half a second: tests that run beside these have some too, for a moment.
   static func fewest() -> KernelObjects {
     var fewest = KernelObjects()
     for _ in 0..<100 {

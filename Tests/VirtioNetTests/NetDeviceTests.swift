@@ -10,7 +10,7 @@ import VhostUser
 import VirtioNet
 import Virtqueue
 
-/// Waits, at most two seconds, until something became true.
+/// Waits until something became true; ten thousand looks, a millisecond apart, at most.
 func eventually(_ condition: () throws -> Bool) rethrows -> Bool {
   for _ in 0..<10_000 {
     if try condition() { return true }
