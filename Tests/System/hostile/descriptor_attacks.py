@@ -1,5 +1,6 @@
 """Descriptors that are something else than they should be, too many, or made to block."""
 
+import itertools
 import os
 import resource
 import select
@@ -334,30 +335,37 @@ def fuse():
     eventually(lambda: open_descriptors() < 100, "what was sent is closed")
 
 
-def refused_with_files():
-    """Many who are refused, while one is served, and have sent such a file that nobody receives: it is
-    closed with their connection."""
-    with stalled.FileSystem() as files:
+def refused_with_sockets():
+    """Many who are refused, while one is served, and have sent what takes long to close and nobody
+    receives: it is closed with their connection, and nobody is let in while too much of it waits."""
+    with Lingering() as network:
         served = FrontEnd(SOCKET)
         served.set_up()
-        file = files.open()
-        files.stall()
-        most = kept_out = 0
-        while most < 400 and kept_out < 3:
-            try:
-                front = FrontEnd(SOCKET, timeout=0.5)
-            except OSError:
-                # Nobody is let in any more, and the queue is full.
-                kept_out += 1
-                continue
-            try:
-                front.send(fe.SET_OWNER, b"", [file])
-            except Gone:
-                pass
-            front.close()
-            most = max(most, open_descriptors())
-        assert most < 400, "connections that cannot be closed pile up"
+        rest()
+        let_in = sum(1 for _ in itertools.takewhile(visits, network.sockets(400)))
+        assert 200 < let_in < 300, f"{let_in} were let in"
+        assert open_descriptors() < 400, "connections that cannot be closed pile up"
         assert served.passes(), "the daemon waits for them"
         served.close()
     behaves()
     eventually(lambda: open_descriptors() < 100, "what was sent is closed")
+
+
+def visits(descriptor, within=2):
+    """Connects, leaves a descriptor that nobody else has, and goes; False if there is no place."""
+    end = time.monotonic() + within
+    while time.monotonic() < end:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as visitor:
+            visitor.setblocking(False)
+            try:
+                visitor.connect(SOCKET)
+                socket.send_fds(visitor, [struct.pack("=III", fe.SET_OWNER, 1, 0)], [descriptor])
+            except BlockingIOError:
+                time.sleep(0.01)
+            except (BrokenPipeError, ConnectionResetError):
+                # Hung up on before it could say anything.
+                pass
+            else:
+                os.close(descriptor)
+                return True
+    return False

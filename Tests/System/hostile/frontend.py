@@ -53,8 +53,11 @@ class Ring:
 class FrontEnd:
     def __init__(self, path, timeout=10):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(timeout)
+        # A time limit of Python's makes the socket one that does not wait, and such a one is refused
+        # while the back-end has yet to take up others (EAGAIN); the kernel's limit waits for a place.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", timeout, 0))
         self.socket.connect(path)
+        self.socket.settimeout(timeout)
         self.file = os.memfd_create("hostile", os.MFD_CLOEXEC)
         os.ftruncate(self.file, MEMORY)
         self.memory = mmap.mmap(self.file, MEMORY)

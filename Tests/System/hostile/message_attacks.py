@@ -6,11 +6,12 @@ import select
 import signal
 import socket
 import struct
+import threading
 import time
 
 import frontend as fe
 from frontend import FrontEnd, Gone
-from target import SOCKET, eventually, open_descriptors
+from target import PID, SOCKET, behaves, eventually, open_descriptors
 from descriptor_attacks import others
 
 
@@ -205,3 +206,25 @@ def connection_flood():
         other.close()
     eventually(lambda: open_descriptors() == before, "those who were refused are closed")
     front.close()
+
+
+def full_backlog():
+    """Who comes when there is no place left to wait for the daemon is served in its turn."""
+    os.kill(PID, signal.SIGSTOP)
+    ahead = []
+    try:
+        while len(ahead) < 1000:
+            other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            ahead.append(other)
+            other.setblocking(False)
+            other.connect(SOCKET)
+    except BlockingIOError:
+        pass
+    finally:
+        go_on = threading.Timer(0.5, os.kill, (PID, signal.SIGCONT))
+        go_on.start()
+    assert len(ahead) < 1000, "the backlog is never full"
+    for other in ahead:
+        other.close()
+    behaves()
+    go_on.join()

@@ -40,8 +40,11 @@ def until(seconds, condition):
 class FrontEnd:
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(20)
+        # A time limit of Python's makes the socket one that does not wait, and such a one is refused
+        # while the daemon has yet to take up others (EAGAIN); the kernel's limit waits for a place.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack('ll', 20, 0))
         self.socket.connect(path)
+        self.socket.settimeout(20)
         self.memory = os.memfd_create('guest')
         os.ftruncate(self.memory, SIZE)
         self.kicks = [os.eventfd(0), os.eventfd(0)]
