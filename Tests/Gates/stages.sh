@@ -155,12 +155,17 @@ run() {
 # Prints what a stage said of its failure: a test runner's marks, or else errors, or else its last lines.
 reasons() {
   printf '\n== %s, which failed:\n' "$1"
-  marked '✘' "$1" || marked 'error:|FAILED|[Ff]atal' "$1" || tail -n 30 "$outputs/$1"
+  marked "$1" || errors "$1" || tail -n 30 "$outputs/$1"
 }
 
-# The last lines of a stage that match; fails if none does.  A test may print all that it compared.
+# What a test runner marked as failed, each with the lines that follow it: a program's own words.  Fails
+# if there is none.  A test may print all that it compared.
 marked() {
-  grep -aE "$1" "$outputs/$2" | cut -c 1-300 | tail -n 40 | grep .
+  awk '/^(◇|✔|✘|↳)/ { shown = /^✘/ ? 15 : 0 } shown-- > 0' "$outputs/$1" | cut -c 1-300 | tail -n 60 | grep .
+}
+
+errors() {
+  grep -aE 'error:|FAILED|[Ff]atal' "$outputs/$1" | cut -c 1-300 | tail -n 40 | grep .
 }
 
 finish() {
