@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -116,61 +115,57 @@ int clinux_is_pipe(int fd) {
  * for as long as it serves a fault of its own. */
 static int closes_at_once(int fd) { return clinux_is_shared_memory(fd) || clinux_is_event(fd); }
 
-/* What waits for the thread that closes; it runs while there is something. */
-struct waiting {
-  int fd;
-  struct waiting *next;
-};
-static struct waiting *first;
-static int runs, count;
+/* What waits for the thread that closes; it runs while there is something.  The places are there from the
+ * beginning, for a peer must not be able to choose the moment at which there is no memory.  Nothing is
+ * taken from peers while more than CLINUX_MOST_WAITING wait; what they had in hand before, a message and
+ * connections at most, has room beyond. */
+static int waiting[2 * CLINUX_MOST_WAITING];
+/* How many are in `waiting`, and how many there and in the hands of the thread. */
+static int queued, count;
+static int runs;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void *close_waiting(void *unused) {
   (void)unused;
-  for (;;) {
-    pthread_mutex_lock(&lock);
-    struct waiting *next = first;
-    if (next)
-      first = next->next;
-    else
-      runs = 0;
+  pthread_mutex_lock(&lock);
+  while (queued) {
+    int fd = waiting[--queued];
     pthread_mutex_unlock(&lock);
-    if (!next) return NULL;
-    close(next->fd);
-    free(next);
+    close(fd);
     pthread_mutex_lock(&lock);
     count--;
-    pthread_mutex_unlock(&lock);
   }
+  runs = 0;
+  pthread_mutex_unlock(&lock);
+  return NULL;
+}
+
+/* If no thread can be had, all waits until somebody asks again.  With the lock held. */
+static void start_closing(void) {
+  if (runs || !queued) return;
+  pthread_t thread;
+  runs = pthread_create(&thread, NULL, close_waiting, NULL) == 0;
+  if (runs) pthread_detach(thread);
 }
 
 int clinux_foreign_waiting(void) {
   pthread_mutex_lock(&lock);
-  int waiting = count;
+  start_closing();
+  int result = count;
   pthread_mutex_unlock(&lock);
-  return waiting;
+  return result;
 }
 
 void clinux_close_elsewhere(int fd) {
-  struct waiting *new = malloc(sizeof *new);
-  if (!new) {
-    close(fd);
-    return;
-  }
-  new->fd = fd;
   pthread_mutex_lock(&lock);
-  new->next = first;
-  first = new;
-  count++;
-  int starts = !runs;
-  runs = 1;
+  int has_room = queued < (int)(sizeof waiting / sizeof *waiting);
+  if (has_room) {
+    waiting[queued++] = fd;
+    count++;
+    start_closing();
+  }
   pthread_mutex_unlock(&lock);
-  if (!starts) return;
-  pthread_t thread;
-  if (pthread_create(&thread, NULL, close_waiting, NULL) == 0)
-    pthread_detach(thread);
-  else
-    close_waiting(NULL);
+  if (!has_room) close(fd);
 }
 
 void clinux_foreign_close(int fd) {

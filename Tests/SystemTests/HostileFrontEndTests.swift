@@ -63,6 +63,55 @@ extension SystemTests {
       try target.meets("refused-with-sockets")
     }
 
+    @Test("where no thread can be had to close descriptors, they wait for one")
+    func withoutThread() throws {
+      let (library, failures) = (wire.folder + "/threads.so", wire.folder + "/failures")
+      try wire.shell(
+        """
+        gcc -shared -fPIC -O1 -o \(library) -x c - <<'END'
+        \(Self.failingThreads)
+        END
+        """)
+      let daemon = Daemon(
+        process: try wire.start(
+          [
+            "env", "LD_PRELOAD=\(library)", "FAILURES=\(failures)", Daemon.binary,
+            "--socket-path=\(wire.socket)", "--queues=2", "--interface=reflect:",
+          ], in: .near, name: "daemon"))
+      try daemon.process.waitFor("ready")
+      try wire.shell("printf '\\24' | dd of=\(failures) conv=notrunc status=none")
+      let attack = try Target.start("refused-with-sockets", on: wire, daemon)
+      #expect(try attack.wait(within: 45) == .exited(0), "\(tail(of: attack.log))")
+      #expect(try wire.shell("od -An -tu1 -N1 \(failures)").contains(" 0"), "all failures were met")
+    }
+
+    // So many next threads cannot be made as the file says.
+    private static let failingThreads = """
+      #define _GNU_SOURCE
+      #include <dlfcn.h>
+      #include <errno.h>
+      #include <fcntl.h>
+      #include <pthread.h>
+      #include <stdlib.h>
+      #include <sys/mman.h>
+      #include <unistd.h>
+      static _Atomic unsigned char *left;
+      static int (*make)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+      __attribute__((constructor)) static void begin(void) {
+        int file = open(getenv("FAILURES"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        if (ftruncate(file, 4096)) abort();
+        left = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+        close(file);
+        make = dlsym(RTLD_NEXT, "pthread_create");
+      }
+      int pthread_create(
+          pthread_t *thread, const pthread_attr_t *kind, void *(*run)(void *), void *argument) {
+        if (*left == 0) return make(thread, kind, run, argument);
+        --*left;
+        return EAGAIN;
+      }
+      """
+
     @Test("messages that are cut short, without sense, or whose replies are not read cost little")
     func messages() throws {
       let target = try Target(on: wire)
