@@ -4,8 +4,9 @@
 // that the first packet finds a frame, then bind.  Bind decides between zero-copy and copy; what
 // was really got is asked for afterwards.
 //
-// A queue stays taken for 10 to 35 ms after its owner was killed, on a busy machine for up to seconds (the
-// kernel frees the buffer pool from a work queue, under the lock of all interfaces), so EBUSY is tried
+// A queue stays taken for 10 to 35 ms after its owner was killed, on a busy machine for seconds: more than
+// five after two of a thousand kills beside two or three busy loops on two CPUs. (The kernel frees the
+// buffer pool after a grace period, from a work queue, under the lock of all interfaces.) So EBUSY is tried
 // again for a while, slowly: each try allocates a whole pool.
 import CLinux
 import Glibc
@@ -68,7 +69,7 @@ public struct XDPRingSizes: Equatable, Sendable {
 
 public struct XDPSocket: ~Copyable, Sendable {
   /// How long a busy queue is tried again, in milliseconds, if somebody may have it, and if nobody can.
-  static let busyPatience = (held: UInt64(1000), free: UInt64(5000))
+  static let busyPatience = (held: UInt64(1000), free: UInt64(15000))
   /// Packets that one wake-up sends, where the kernel lets us say (since 6.17; else 32).
   static let transmitBudget: UInt32 = 256
   /// Bytes that may be on their way through the device at once; the default of about 200 KiB
@@ -263,7 +264,9 @@ extension XDPSocket {
   ) -> XDPSocketError {
     let holders = socketHolders()
     let named =
-      holders.isEmpty ? "" : "; AF_XDP sockets are open in \(holders.joined(separator: ", "))"
+      holders.isEmpty
+      ? ", of no process that can be seen from here"
+      : "; AF_XDP sockets are open in \(holders.joined(separator: ", "))"
     return XDPSocketError(
       "\(interface.name) queue \(queue) is in use by another AF_XDP socket (EBUSY)\(named): "
         + "stop that program or choose another interface", error)

@@ -92,9 +92,10 @@ extension OnInterfaces {
         let message = refusal { () throws(PortError) in _ = try port.openQueue(0) }
         var end = timespec()
         unsafe clock_gettime(CLOCK_MONOTONIC, &end)
-        #expect(message?.contains("axt0 queue 0 is in use by another AF_XDP socket") == true)
+        let reason = "axt0 queue 0 is in use by another AF_XDP socket (EBUSY), of no process"
+        #expect(message?.contains(reason) == true, "\(message ?? "")")
         let seconds = Double(end.tv_sec - start.tv_sec) + Double(end.tv_nsec - start.tv_nsec) / 1e9
-        #expect(seconds > 4 && seconds < 20, "\(seconds) s")
+        #expect(seconds > 14 && seconds < 40, "\(seconds) s")
         _ = first
       }
     }

@@ -30,7 +30,7 @@ extension SystemTests {
         #expect(try daemon.process.wait(within: 5) == .killed(bySignal: SIGKILL))
         let before = try wire.counter(.far, "rx_packets")
         daemon = try wire.startDaemon("--client")
-        try eventually(within: 15, "traffic after kill \(round)", log: daemon.process.log) {
+        try eventually(within: 25, "traffic after kill \(round)", log: daemon.process.log) {
           try wire.counter(.far, "rx_packets") > before + 100
         }
         gaps.append(now() - killed)

@@ -25,7 +25,7 @@ extension SystemTests {
         _ = try daemon.process.wait(within: 5)
         let last = echo.status.sent
         daemon = try wire.startDaemon()
-        try eventually(within: 15, "traffic after kill \(round)", log: daemon.process.log) {
+        try eventually(within: 25, "traffic after kill \(round)", log: daemon.process.log) {
           echo.status.answered > last
         }
         gaps.append(now() - killed)
@@ -34,9 +34,9 @@ extension SystemTests {
       print(
         "kill -9 of the daemon, \(rounds) rounds: traffic again after \(gaps[rounds / 2]) s (median), "
           + "\(gaps[rounds - 1]) s (longest)")
-      // A successor may wait up to 5 s for the queues that the kernel has not taken back yet.
+      // A successor may wait up to 15 s for the queues that the kernel has not taken back yet.
       #expect(gaps[rounds / 2] < 2)
-      #expect(gaps[rounds - 1] < 8)
+      #expect(gaps[rounds - 1] < 18)
 
       try guest.endLoad()
       echo.end()
