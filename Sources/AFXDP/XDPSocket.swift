@@ -4,10 +4,10 @@
 // that the first packet finds a frame, then bind.  Bind decides between zero-copy and copy; what
 // was really got is asked for afterwards.
 //
-// A queue stays taken for 10 to 35 ms after its owner was killed, on a busy machine for seconds: more than
-// five after two of a thousand kills beside two or three busy loops on two CPUs. (The kernel frees the
-// buffer pool after a grace period, from a work queue, under the lock of all interfaces.) So EBUSY is tried
-// again for a while, slowly: each try allocates a whole pool.
+// A queue stays taken for 10 to 35 ms after its owner was killed: the kernel frees the buffer pool after a
+// grace period of RCU, from a work queue, under the lock of all interfaces.  Beside busy loops a grace
+// period took as long as seven seconds, so EBUSY is tried again for a while, slowly: each try allocates a
+// whole pool.
 import CLinux
 import Glibc
 public import Linux

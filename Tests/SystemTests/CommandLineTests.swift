@@ -12,7 +12,7 @@ extension SystemTests {
       for rest in [[], ["--socket-path=/nowhere", "--interface=nothing"], ["--no-such-option"]] {
         let daemon = try wire.start(
           [Daemon.binary, "--print-capabilities"] + rest, in: .near, name: "capabilities")
-        #expect(try daemon.wait(within: 2) == .exited(0))
+        #expect(try daemon.wait() == .exited(0))
         #expect(daemon.output == #"{"type":"net"}"# + "\n")
       }
     }
@@ -28,7 +28,7 @@ extension SystemTests {
           let driver = isLoaded ? try startTraffic() : nil
           let begin = now()
           daemon.process.send(signal)
-          #expect(try daemon.process.wait(within: 5) == .exited(0))
+          #expect(try daemon.process.wait() == .exited(0))
           let seconds = now() - begin
           driver?.process.end()
           // Then it has not ended in order, and the file stays.
@@ -72,7 +72,7 @@ extension SystemTests {
     func socketFile() throws {
       let dead = try wire.startDaemon(interface: ["--interface=null:"])
       dead.process.send(SIGKILL)
-      _ = try dead.process.wait(within: 2)
+      _ = try dead.process.wait()
       #expect(exists(wire.socket))
 
       let live = try wire.startDaemon(interface: ["--interface=null:"])
@@ -138,7 +138,7 @@ extension SystemTests {
       #expect(try !wire.programs.isEmpty)
 
       daemon.process.send(signal)
-      _ = try daemon.process.wait(within: 2)
+      _ = try daemon.process.wait()
       #expect(try wire.promiscuity == 0)
       #expect(try wire.programs == "")
 
@@ -194,7 +194,7 @@ extension SystemTests {
       #expect(try wire.ping(count: 10) == 10)
 
       try driver.kill()
-      #expect(try daemon.wait(within: 2) == .exited(0))
+      #expect(try daemon.wait() == .exited(0))
     }
 
     @Test("queues of the interface without a pair, and pairs without a queue, are served and said")

@@ -27,7 +27,7 @@ extension SystemTests {
         sleep(Double.random(in: 0.05...0.2))
         daemon.process.send(SIGKILL)
         let killed = now()
-        #expect(try daemon.process.wait(within: 5) == .killed(bySignal: SIGKILL))
+        #expect(try daemon.process.wait() == .killed(bySignal: SIGKILL))
         let before = try wire.counter(.far, "rx_packets")
         daemon = try wire.startDaemon("--client")
         try eventually(within: 25, "traffic after kill \(round)", log: daemon.process.log) {
@@ -71,7 +71,7 @@ extension SystemTests {
         gaps.append(now() - begin)
         sleep(Double.random(in: 0...0.1))
         flood.send(SIGKILL)
-        #expect(try flood.wait(within: 5) == .killed(bySignal: SIGKILL))
+        #expect(try flood.wait() == .killed(bySignal: SIGKILL))
         if let before {
           try daemon.expectFootprint(before, "kill \(round)")
         } else {

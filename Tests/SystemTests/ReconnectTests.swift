@@ -52,7 +52,7 @@ extension SystemTests {
         if let descriptors { #expect(daemon.descriptors == descriptors) }
         descriptors = daemon.descriptors
         daemon.process.send(SIGKILL)
-        #expect(try daemon.process.wait(within: 2) == .killed(bySignal: SIGKILL))
+        #expect(try daemon.process.wait() == .killed(bySignal: SIGKILL))
       }
     }
 

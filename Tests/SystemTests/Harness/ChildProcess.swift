@@ -92,8 +92,9 @@ final class ChildProcess {
     return status
   }
 
-  /// Waits for its end.
-  func wait(within seconds: Double) throws -> ExitStatus {
+  /// Waits for its end.  One that has AF_XDP sockets may have to wait for a grace period of RCU in its
+  /// turn, which takes as long as seven seconds on a busy machine.
+  func wait(within seconds: Double = 20) throws -> ExitStatus {
     try eventually(within: seconds, "\(name) ends", log: log) { poll() != nil }
     return status!
   }
@@ -135,7 +136,7 @@ final class ChildProcess {
     // Its own id stays its own until it is waited for; the group's as long as a member lives.
     if status == nil {
       kill(-pid, SIGKILL)
-      _ = try? wait(within: 5)
+      _ = try? wait()
     }
   }
 }

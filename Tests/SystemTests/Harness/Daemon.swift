@@ -110,7 +110,7 @@ extension Wire {
   ) throws -> (status: ExitStatus, output: String) {
     let daemon = try launchDaemon(options, socket: socket)
     defer { daemon.process.end() }
-    return (try daemon.process.wait(within: 5), daemon.process.output)
+    return (try daemon.process.wait(), daemon.process.output)
   }
 
   /// `ip -details link` of nic0.

@@ -78,7 +78,7 @@ final class Testpmd {
   /// A crash.
   func kill() throws {
     process.send(SIGKILL)
-    _ = try process.wait(within: 5)
+    _ = try process.wait()
   }
 
   private func number(after label: String, in text: Substring) -> Int? {

@@ -119,7 +119,7 @@ final class Wire {
     // DPDK leaves its runtime folder behind.
     _ = try? attempt("guest_stop; netns_remove \(name); rm -rf '/run/dpdk/\(name)'-*")
     let removal = try? ChildProcess(["rm", "-rf", folder], log: "/dev/null")
-    _ = try? removal?.wait(within: 5)
+    _ = try? removal?.wait()
   }
 
   /// Ends what a test runner that was killed has left.
