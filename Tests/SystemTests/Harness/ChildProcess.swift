@@ -114,14 +114,26 @@ final class ChildProcess {
   /// What it has printed so far.
   var output: String { contents(of: log) }
 
-  /// Waits until it prints `text`; `after` is a length of `output` to look from.
+  /// Waits until it prints `text`, and the line that it ends in: a line may be written in parts.
+  ///
+  /// - Parameters:
+  ///   - after: a length of `output` to look from.
+  ///   - isPrompt: no end of line comes after `text`.
+  /// - Returns: what it has printed from `after` on.
   @discardableResult
-  func waitFor(_ text: String, after: Int = 0, within seconds: Double = 10) throws -> String {
+  func waitFor(
+    _ text: String, after: Int = 0, within seconds: Double = 10, isPrompt: Bool = false
+  ) throws -> String {
     var found = ""
     try eventually(within: seconds, "\(name) prints \"\(text)\"", log: log) {
+      // Looked at before its output: what has ended prints nothing more.
+      let hasEnded = !isRunning
       found = String(decoding: output.utf8.dropFirst(after), as: UTF8.self)
-      if found.contains(text) { return true }
-      guard isRunning else {
+      if let range = found.firstRange(of: text) {
+        let isWhole = text.hasSuffix("\n") || found[range.upperBound...].contains("\n")
+        if isPrompt || isWhole || hasEnded { return true }
+      }
+      guard !hasEnded else {
         throw HarnessError("\(name) ended before it printed \"\(text)\"\n\(tail(of: log))")
       }
       return false

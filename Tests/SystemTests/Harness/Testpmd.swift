@@ -38,14 +38,14 @@ final class Testpmd {
 
   /// Waits until it takes commands: the device is negotiated and its rings are set up.
   func waitUntilReady() throws {
-    try process.waitFor("testpmd> ", within: 15)
+    try process.waitFor("testpmd> ", within: 15, isPrompt: true)
   }
 
   /// Gives it a command, and waits until it is done.
   func command(_ words: String) throws {
     let before = process.output.utf8.count
     try process.type(words)
-    try process.waitFor("testpmd> ", after: before)
+    try process.waitFor("testpmd> ", after: before, isPrompt: true)
   }
 
   /// Begins to forward.
