@@ -10,6 +10,7 @@
 # safe. A second run with a complete cache takes no time and no network.
 #
 #   bin/qemu-system-x86_64   runs the unpacked QEMU with its own libraries and firmware
+#   bin/tsc-khz              prints how fast the machine's time-stamp counter runs
 #   vmlinuz                  the 6.12 kernel
 #   modules/                 its module tree (lib/modules/RELEASE below it)
 #   initramfs.cpio.gz        made by initramfs.sh
@@ -48,6 +49,9 @@ main() {
     fetch trixie-backports fetch_kernel "$cache/linux-newest" linux-image-amd64
   rm -rf "$cache/apt"
 
+  [[ $cache/bin/tsc-khz -nt $lab/tsc-khz.c ]] ||
+    gcc -O2 -Wall -Wextra -Werror -o "$cache/bin/tsc-khz" "$lab/tsc-khz.c" ||
+    die "tsc-khz does not compile: install gcc and libc6-dev"
   local folder
   for folder in "$cache" "$cache/linux-6.1" "$cache/linux-newest"; do
     "$lab/initramfs.sh" "$folder"

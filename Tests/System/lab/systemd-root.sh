@@ -95,7 +95,7 @@ boot() {
     -machine q35 -accel "$(GUEST_CACHE=$cache guest_accel)" -cpu max -m 1G -smp 2 \
     -nodefaults -no-user-config -display none -no-reboot -serial stdio \
     -kernel "$cache/vmlinuz" -initrd "$over/root.cpio" \
-    -append "$(guest_command_line) panic=-1 rdinit=/init systemd.show_status=no ipv6.disable=1" \
+    -append "$(GUEST_CACHE=$cache guest_command_line) panic=-1 rdinit=/init systemd.show_status=no ipv6.disable=1" \
     </dev/null
 }
 
