@@ -22,14 +22,17 @@ readonly private_apt_release=bookworm
 readonly private_apt_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 private_apt_setup() {
-  local dir=$1 sources
+  local dir=$1 sources pause
   private_apt_suite=$2
   mkdir -p "$dir/lists/partial" "$dir/archives/partial"
   sources=$(private_apt_sources)
-  if [[ -z $sources ]]; then
+  # A system whose lists were never read, or were removed.
+  for pause in 0 5 30 90; do
+    [[ -z $sources ]] || break
+    sleep "$pause"
     apt-get -qq update || true
     sources=$(private_apt_sources)
-  fi
+  done
   [[ -n $sources ]] ||
     die "apt knows no source of Debian $private_apt_release, whose packages the lab boots:" \
       "add one and run 'apt-get update', or set QEMU and KERNEL to your own files"
