@@ -69,7 +69,10 @@ step() {
       "$gates/lint.sh"
       python3 -B -m unittest discover --start-directory Tests/Bench
       ;;
-    build) swift build -c release --product vhost-user-xdp ;;
+    build)
+      resolve
+      swift build -c release --product vhost-user-xdp
+      ;;
     gates)
       local status=0
       "$gates/hot-functions.sh" || status=1
@@ -110,6 +113,17 @@ step() {
       SYSTEM_TESTS=1 swift test --disable-xctest --filter "SystemTests${FILTER:+/.*(${FILTER})}"
       ;;
   esac
+}
+
+# Fetches the packages that this one depends on, in a while where the network fails at first. All later
+# builds have them from there.
+resolve() {
+  local pause
+  for pause in 5 30 90; do
+    swift package resolve && return
+    sleep "$pause"
+  done
+  swift package resolve
 }
 
 need_root() {

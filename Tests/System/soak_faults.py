@@ -101,9 +101,9 @@ def detach_program(guest, _):
     text = shell(f"ip -n {guest.near} link show {guest.interface}")
     program = int(re.search(r"prog/xdp id (\d+)", text)[1])
     detach_link_of(program)
-    # The daemon looks every 5 s.
+    # The daemon looks every 5 s; to close its sockets takes grace periods of RCU, seconds on a busy machine.
     old = guest.daemon.process
-    wait_for(10, "the daemon ends", lambda: not old.runs())
+    wait_for(30, "the daemon ends", lambda: not old.runs())
     return time.monotonic()
 
 

@@ -179,7 +179,7 @@ private struct Sent {
       // A socket is closed by a thread of its own; what lies in it is no sign of that.
       var poller = pollfd(fd: end, events: 0, revents: 0)
       var ready: CInt = -1
-      repeat { ready = unsafe poll(&poller, 1, 5000) } while ready < 0 && errno == EINTR
+      repeat { ready = unsafe poll(&poller, 1, 9000) } while ready < 0 && errno == EINTR
       precondition(ready == 1 && poller.revents & Int16(POLLHUP) != 0, "\(name) leaks")
       close(end)
     }

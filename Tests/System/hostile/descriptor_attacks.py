@@ -7,12 +7,15 @@ import select
 import signal
 import socket
 import struct
+import threading
 import time
 
 import frontend as fe
 import stalled
 from frontend import FrontEnd, Gone
-from target import PID, SOCKET, behaves, eventually, open_descriptors, processor_time
+from target import (
+    PID, SOCKET, behaves, eventually, go_on, open_descriptors, processor_time, settled_descriptors, stop,
+    take_place)
 
 # Python has no names for them.
 SIGPENDING = 11
@@ -38,9 +41,9 @@ def others():
 
 def wrong_kinds():
     """Whatever is no eventfd is refused as one, what is no memory as memory; nothing is kept."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.set_up(protocol=fe.MQ | fe.REPLY_ACK | fe.LOG_SHMFD | fe.INFLIGHT | fe.BACKEND_REQ)
-    before = open_descriptors()
+    before = settled_descriptors()
     wrong = others()
     memory = wrong[-1]
     for descriptor in wrong[:-1]:
@@ -52,7 +55,7 @@ def wrong_kinds():
         assert not front.tell(fe.SET_LOG_FD, b"", [descriptor])
     assert not front.tell(fe.SET_BACKEND_REQ_FD, b"", [memory])
     assert not front.tell(fe.SET_BACKEND_REQ_FD, b"", [wrong[4]]), "a network socket"
-    eventually(lambda: open_descriptors() == before, "what was refused is closed")
+    eventually(lambda: open_descriptors() <= before, "what was refused is closed")
     assert front.passes(), "a refused request has changed nothing"
     for descriptor in wrong:
         os.close(descriptor)
@@ -61,7 +64,7 @@ def wrong_kinds():
 
 def own_end():
     """Whoever keeps our end of the connection for us never sees us go, and serves nobody else."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.set_up(protocol=fe.MQ | fe.REPLY_ACK | fe.BACKEND_REQ)
     assert not front.tell(fe.SET_BACKEND_REQ_FD, b"", [front.socket.fileno()])
     # In the queue of a socket that is kept, and not read any more since nonsense came by it.
@@ -80,7 +83,7 @@ def own_end():
 
 def shared_channel():
     """The channel for requests is a socket that the front-end has too, with all of its options."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.set_up(protocol=fe.MQ | fe.REPLY_ACK | fe.BACKEND_REQ)
     reply = struct.pack("=IIIQ", 4, 1 | 4, 8, 0)
 
@@ -91,11 +94,11 @@ def shared_channel():
     except OSError:
         pass
     assert front.tell(fe.SET_BACKEND_REQ_FD, b"", [lent.fileno()])
-    before = open_descriptors()
+    before = settled_descriptors()
     for index in range(200):
         own.send(reply[index % 20:index % 20 + 1])
         front.synchronize()
-    assert open_descriptors() < before + 8, "what the kernel adds is kept"
+    eventually(lambda: open_descriptors() < before + 8, "what the kernel adds is closed")
 
     # What is there cannot be seen, and what is seen is not what comes next.
     for offset, parts in ((40, 1), (20, 2)):
@@ -126,17 +129,17 @@ def shared_channel():
 
 def surplus():
     """Descriptors with requests that take none, and more than any message may have."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.set_up()
     event = os.eventfd(0)
-    before = open_descriptors()
+    before = settled_descriptors()
     for _ in range(500):
         assert not front.tell(fe.SET_OWNER, b"", [event] * 8)
         assert not front.tell(77, b"", [event] * 8)
-    eventually(lambda: open_descriptors() == before, "what nobody takes is closed")
+    eventually(lambda: open_descriptors() <= before, "what nobody takes is closed")
     assert front.passes()
     front.send(fe.SET_OWNER, b"", [event] * 100)
-    assert front.ends(5)
+    assert front.ends()
     os.close(event)
     front.close()
 
@@ -144,32 +147,31 @@ def surplus():
 def fill(event):
     """Makes an eventfd full, and blocking for whoever writes to it."""
     os.set_blocking(event, False)
-    try:
-        while True:
-            os.eventfd_write(event, 1)
-            os.eventfd_read(event)
+    while True:
+        try:
             os.eventfd_write(event, 0xFFFF_FFFF_FFFF_FFFE)
             break
-    except BlockingIOError:
-        pass
+        except BlockingIOError:
+            # The daemon has written to it, or does so between this and the next try.
+            os.eventfd_read(event)
     os.set_blocking(event, True)
 
 
 def blocking_call():
     """A call descriptor that is full and blocks its writer; the other pair's are as they should be."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.set_up(pairs=2)
     assert front.passes(0) and front.passes(1)
     fill(front.rings[1].call)
     front.transmit(1)
-    assert front.ends(5), "the data path waits for a full eventfd"
+    assert front.ends(), "the data path waits for a full eventfd"
     front.close()
 
 
 def blocking_call_without_timer():
     """The same for threads that get no timer to break their calls off. The control thread has its own by
     then, else no descriptor would be taken."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.negotiate()
     event = os.eventfd(0)
     assert front.set_event(fe.SET_VRING_CALL, 0, event)
@@ -177,7 +179,7 @@ def blocking_call_without_timer():
     front.close()
     limits = resource.prlimit(PID, SIGPENDING)
     resource.prlimit(PID, SIGPENDING, (0, limits[1]))
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.set_up()
     assert front.passes()
     fill(front.rings[1].call)
@@ -188,7 +190,7 @@ def blocking_call_without_timer():
 
 def blocking_error():
     """The same with the descriptor for errors, which another thread writes."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.set_up()
     ring = front.rings[1]
     fill(ring.error)
@@ -196,7 +198,7 @@ def blocking_error():
     front.tell(
         fe.SET_VRING_ADDR,
         struct.pack("=IIQQQQ", 1, 0, fe.USER + fe.MEMORY, fe.USER, fe.USER, 0))
-    assert front.ends(5), "the control thread waits for a full eventfd"
+    assert front.ends(), "the control thread waits for a full eventfd"
     front.close()
 
 
@@ -235,7 +237,7 @@ class Lingering:
 
 def leave(front, data, descriptors, flags=0):
     """Sends descriptors that nobody else has when the daemon comes to look at them."""
-    os.kill(PID, signal.SIGSTOP)
+    stop()
     try:
         socket.send_fds(front.socket, [data], descriptors, flags)
     except (BrokenPipeError, ConnectionResetError) as error:
@@ -246,7 +248,7 @@ def leave(front, data, descriptors, flags=0):
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-        os.kill(PID, signal.SIGCONT)
+        go_on()
 
 
 def rest():
@@ -259,24 +261,24 @@ def lingering():
     while too many wait already, and in the queue of one who is hung up on."""
     message = struct.pack("=III", fe.SET_OWNER, 1, 0)
     with Lingering() as network:
-        front = FrontEnd(SOCKET)
+        front = take_place()
         front.set_up()
         rest()
         leave(front, message, network.sockets(20))
-        assert front.ends(5), "more than a message may have"
+        assert front.ends(), "more than a message may have"
         front.close()
-        behaves(5)
+        behaves()
 
-        front = FrontEnd(SOCKET)
+        front = take_place()
         front.set_up()
         rest()
         leave(front, b"x", network.sockets(1), socket.MSG_OOB)
         front.raw(message)
-        assert front.ends(5), "out of band"
+        assert front.ends(), "out of band"
         front.close()
-        behaves(5)
+        behaves()
 
-        served = FrontEnd(SOCKET)
+        served = take_place()
         served.set_up()
         for flags in (0, socket.MSG_OOB):
             refused = FrontEnd(SOCKET)
@@ -294,7 +296,7 @@ def lingering():
                 leave(served, message, files[first:first + 8])
         except Gone:
             pass
-        assert served.ends(5), "descriptors that cannot be closed pile up"
+        assert served.ends(), "descriptors that cannot be closed pile up"
         served.close()
         assert open_descriptors() < 400
     behaves()
@@ -305,7 +307,7 @@ def fuse():
     """Files of a file system whose server has stopped: asking them for anything, closing them even,
     takes as long as that likes."""
     with stalled.FileSystem() as files:
-        front = FrontEnd(SOCKET)
+        front = take_place()
         front.set_up(protocol=fe.MQ | fe.REPLY_ACK | fe.LOG_SHMFD | fe.INFLIGHT | fe.BACKEND_REQ)
         file = files.open()
         files.stall()
@@ -316,18 +318,18 @@ def fuse():
         assert not front.tell(fe.SET_OWNER, b"", [file] * 8)
         assert front.passes(), "the daemon waits for a file"
         front.send(fe.SET_OWNER, b"", [file] * 9)
-        assert front.ends(5), "more than a message may have"
+        assert front.ends(), "more than a message may have"
         front.close()
         behaves()
         # More and more of them: those that wait to be closed are bounded.
-        flood = FrontEnd(SOCKET)
+        flood = take_place()
         flood.set_up()
         try:
             for _ in range(100):
                 flood.send(fe.SET_OWNER, b"", [file] * 8)
         except Gone:
             pass
-        assert flood.ends(5), "files that cannot be closed pile up"
+        assert flood.ends(), "files that cannot be closed pile up"
         flood.close()
         assert open_descriptors() < 400
     # They are closed when their server has gone.
@@ -339,7 +341,7 @@ def refused_with_sockets():
     """Many who are refused, while one is served, and have sent what takes long to close and nobody
     receives: it is closed with their connection, and nobody is let in while too much of it waits."""
     with Lingering() as network:
-        served = FrontEnd(SOCKET)
+        served = take_place()
         served.set_up()
         rest()
         let_in = sum(1 for _ in itertools.takewhile(visits, network.sockets(400)))
@@ -351,8 +353,9 @@ def refused_with_sockets():
     eventually(lambda: open_descriptors() < 100, "what was sent is closed")
 
 
-def visits(descriptor, within=2):
-    """Connects, leaves a descriptor that nobody else has, and goes; False if there is no place."""
+def visits(descriptor, within=5):
+    """Connects, leaves a descriptor that nobody else has, and goes; False if there is no place, also not
+    for a daemon that has only stood still for a moment."""
     end = time.monotonic() + within
     while time.monotonic() < end:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as visitor:
@@ -366,6 +369,13 @@ def visits(descriptor, within=2):
                 # Hung up on before it could say anything.
                 pass
             else:
-                os.close(descriptor)
+                close_elsewhere(descriptor)
                 return True
     return False
+
+
+def close_elsewhere(descriptor):
+    """At once but in a rare case: the daemon has hung up already, and it is for us to wait."""
+    closing = threading.Thread(target=os.close, args=(descriptor,), daemon=True)
+    closing.start()
+    closing.join(0.2)

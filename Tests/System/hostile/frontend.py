@@ -128,7 +128,7 @@ class FrontEnd:
         """All that was sent before has been handled."""
         self.number(GET_FEATURES)
 
-    def ends(self, within=10):
+    def ends(self, within=20):
         """Waits for the back-end to close the connection."""
         self.socket.settimeout(within)
         try:

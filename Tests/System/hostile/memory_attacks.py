@@ -7,8 +7,8 @@ import struct
 import time
 
 import frontend as fe
-from frontend import FrontEnd, Gone
-from target import SOCKET
+from frontend import Gone
+from target import take_place
 
 
 def cut(front, file, size=0):
@@ -21,17 +21,17 @@ def cut(front, file, size=0):
 
 
 def cut_memory():
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.set_up(pairs=2)
     assert front.passes(0) and front.passes(1)
     cut(front, front.file)
-    assert front.ends(5), "the connection lives on memory that is gone"
+    assert front.ends(), "the connection lives on memory that is gone"
     front.close()
 
 
 def cut_buffers():
     """The rings stay, what they point to goes."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.negotiate()
     buffers = os.memfd_create("buffers")
     os.ftruncate(buffers, 1 << 20)
@@ -45,7 +45,7 @@ def cut_buffers():
     front.descriptor(ring, 0, ring.buffers, 112)
     front.offer(ring, 0)
     front.kick(ring)
-    assert front.ends(5), "the connection lives on buffers that are gone"
+    assert front.ends(), "the connection lives on buffers that are gone"
     os.close(buffers)
     front.close()
 
@@ -53,7 +53,7 @@ def cut_buffers():
 def cut_in_time():
     """While packets flow as fast as they can."""
     for _ in range(5):
-        front = FrontEnd(SOCKET)
+        front = take_place()
         front.set_up(pairs=2)
         for _ in range(random.randrange(1, 60)):
             front.transmit(1)
@@ -68,7 +68,7 @@ def cut_in_time():
 
 def cut_log():
     """The log of written pages of a guest that migrates."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.set_up(protocol=fe.MQ | fe.REPLY_ACK | fe.LOG_SHMFD)
     log = os.memfd_create("log")
     os.ftruncate(log, 4096)
@@ -79,14 +79,14 @@ def cut_log():
     assert any(os.pread(log, 4096, 0)), "nothing is logged"
     os.ftruncate(log, 0)
     front.transmit(1)
-    assert front.ends(5), "the connection lives with a log that is gone"
+    assert front.ends(), "the connection lives with a log that is gone"
     os.close(log)
     front.close()
 
 
 def cut_inflight():
     """The in-flight area. A ring that has one writes it for each batch."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.negotiate(protocol=fe.MQ | fe.REPLY_ACK | fe.INFLIGHT)
     front.set_memory()
     area = os.memfd_create("inflight")
@@ -99,14 +99,14 @@ def cut_inflight():
             front.start(index)
     except Gone:
         pass
-    assert front.ends(5), "the connection lives with an area that is gone"
+    assert front.ends(), "the connection lives with an area that is gone"
     os.close(area)
     front.close()
 
 
 def pages_that_never_come(wait=True):
     """Postcopy without anybody who serves the faults: a worker waits, the control thread for it."""
-    front = FrontEnd(SOCKET, timeout=15)
+    front = take_place(timeout=20)
     front.negotiate(protocol=fe.MQ | fe.REPLY_ACK | fe.PAGEFAULT)
     faults = front.ask(fe.POSTCOPY_ADVISE)[2]
     assert faults, "there is no userfaultfd"
@@ -119,14 +119,14 @@ def pages_that_never_come(wait=True):
     front.start(1)
     assert select.select(faults, [], [], 10)[0], "nobody has touched the ring"
     # Now a worker waits for the first page of the ring, and this is to stop it.
+    begin = time.monotonic()
     front.set_ring(fe.SET_VRING_ENABLE, 1, 0)
     print("stalls", flush=True)
-    begin = time.monotonic()
     if wait:
-        assert front.ends(12), "the control thread waits for a page for ever"
+        assert front.ends(), "the control thread waits for a page for ever"
         assert time.monotonic() - begin > 2, "a page that takes its time is given none"
     else:
-        front.ends(20)
+        front.ends()
     front.close()
 
 

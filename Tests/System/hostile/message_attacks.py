@@ -11,21 +11,22 @@ import time
 
 import frontend as fe
 from frontend import FrontEnd, Gone
-from target import PID, SOCKET, behaves, eventually, open_descriptors
+from target import (
+    SOCKET, behaves, eventually, go_on, open_descriptors, settled_descriptors, stop, take_place)
 from descriptor_attacks import others
 
 
 def half_a_message():
     """A front-end that stops in the middle loses its place, and is no burden before."""
     for length in (1, 11, 12, 15):
-        front = FrontEnd(SOCKET)
+        front = take_place()
         front.set_up()
         message = struct.pack("=III", fe.SET_FEATURES, 1, 8) + bytes(8)
+        begin = time.monotonic()
         front.raw(message[:length], [front.rings[0].kick] * 8)
         assert front.passes(), "packets wait for a message"
         if length == 15:
-            begin = time.monotonic()
-            assert front.ends(10), "it keeps its place for ever"
+            assert front.ends(), "it keeps its place for ever"
             assert time.monotonic() - begin > 2, "it had no time"
         front.close()
 
@@ -34,16 +35,17 @@ def silence():
     """One that says nothing at all keeps it only as long as nobody else wants it."""
     first = FrontEnd(SOCKET)
     time.sleep(5.2)
-    second = FrontEnd(SOCKET)
+    # Refused as long as it comes too early: nobody knows when the daemon took up the first one.
+    second = take_place()
     second.set_up()
     assert second.passes()
-    assert first.ends(1)
+    assert first.ends()
     first.close()
     second.close()
 
 
 def replies_not_read():
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.set_up()
     try:
         for _ in range(1_000_000):
@@ -56,7 +58,7 @@ def replies_not_read():
 
 def channel_not_read():
     """Calls go as messages over a channel that nobody reads."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.negotiate(protocol=fe.MQ | fe.REPLY_ACK | fe.BACKEND_REQ | fe.INBAND)
     own, lent = socket.socketpair()
     lent.setblocking(True)
@@ -131,7 +133,7 @@ def flood(front, seconds, message):
 
 def message_flood():
     """Tables and rings set as fast as they are taken, while packets pass after all."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.set_up(pairs=2)
     front.acknowledges = False
     flood(front, 1, lambda: front.set_memory())
@@ -142,7 +144,7 @@ def message_flood():
 
 def message_flood_without_end():
     """Until the daemon is gone: its signals have to be heard meanwhile."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.set_up(pairs=2)
     front.acknowledges = False
     print("floods", flush=True)
@@ -155,7 +157,7 @@ def message_flood_without_end():
 def kick_flood():
     """One pair is kicked without end, for nothing; the other's packets pass meanwhile. How many is the
     machine's business, but each one does: behind the flood there would be none."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.set_up(pairs=2)
     under_way, tell = os.pipe()
     child = os.fork()
@@ -186,9 +188,9 @@ def kick_flood():
 
 def connection_flood():
     """Others connect, and stay; the one that is served hears nothing of it."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.set_up()
-    before = open_descriptors()
+    before = settled_descriptors()
     waiting = []
     for _ in range(2000):
         other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -204,13 +206,13 @@ def connection_flood():
             assert front.passes(count=1)
     for other in waiting:
         other.close()
-    eventually(lambda: open_descriptors() == before, "those who were refused are closed")
+    eventually(lambda: open_descriptors() <= before, "those who were refused are closed")
     front.close()
 
 
 def full_backlog():
     """Who comes when there is no place left to wait for the daemon is served in its turn."""
-    os.kill(PID, signal.SIGSTOP)
+    stop()
     ahead = []
     try:
         while len(ahead) < 1000:
@@ -221,10 +223,10 @@ def full_backlog():
     except BlockingIOError:
         pass
     finally:
-        go_on = threading.Timer(0.5, os.kill, (PID, signal.SIGCONT))
-        go_on.start()
+        later = threading.Timer(0.5, go_on)
+        later.start()
     assert len(ahead) < 1000, "the backlog is never full"
     for other in ahead:
         other.close()
     behaves()
-    go_on.join()
+    later.join()

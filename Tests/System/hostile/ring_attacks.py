@@ -7,13 +7,12 @@ import struct
 import time
 
 import frontend as fe
-from frontend import FrontEnd
-from target import SOCKET, eventually
+from target import eventually, take_place
 
 
 def impossible_ring():
     """It stops, says so, and leaves the others alone."""
-    front = FrontEnd(SOCKET)
+    front = take_place()
     front.set_up(pairs=2)
     ring = front.rings[1]
     for value in (1000, 5000):
@@ -38,7 +37,7 @@ def impossible_ring():
 def scribble(seconds=1.5):
     """Everything that the device reads changes while it is read: rings, descriptors, headers."""
     for features in (fe.VERSION_1, fe.VERSION_1 | fe.RING_PACKED, fe.VERSION_1 | 1 << 28 | 1 << 29):
-        front = FrontEnd(SOCKET)
+        front = take_place()
         front.set_up(pairs=2, features=features)
         end = time.monotonic() + seconds / 3
         chance = random.Random(features)

@@ -29,7 +29,7 @@ class FileSystem:
             serve(device)
             os._exit(0)
         os.close(device)
-        end = time.monotonic() + 5
+        end = time.monotonic() + 20
         while not os.path.ismount(self.folder):
             assert time.monotonic() < end, "no FUSE file system can be mounted"
             time.sleep(0.01)

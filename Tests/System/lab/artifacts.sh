@@ -116,8 +116,10 @@ fetch_kernel() {
     mkdir -p "$folder/modules/lib"
     mv "$folder/modules/usr/lib/modules" "$folder/modules/lib/"
   fi
+  # In one go, and last: it says that all is there.
   cp "$(find "$folder/modules/boot" "$folder/modules/lib/modules" -name 'vmlinuz*' 2>/dev/null |
-    head -n 1)" "$folder/vmlinuz"
+    head -n 1)" "$folder/vmlinuz.new"
+  mv "$folder/vmlinuz.new" "$folder/vmlinuz"
 }
 
 # The firmware of a UEFI machine, and iPXE as the program that it loads from the network.
@@ -125,8 +127,10 @@ fetch_uefi() {
   local unpacked=$cache/apt/uefi
   private_apt_download "$cache/apt" ovmf ipxe
   unpack "$unpacked"
-  mkdir -p "$cache/uefi"
-  cp "$unpacked/usr/share/OVMF/"OVMF_{CODE,VARS}.fd "$unpacked/boot/ipxe.efi" "$cache/uefi/"
+  rm -rf "$cache/uefi" "$cache/uefi.new"
+  mkdir "$cache/uefi.new"
+  cp "$unpacked/usr/share/OVMF/"OVMF_{CODE,VARS}.fd "$unpacked/boot/ipxe.efi" "$cache/uefi.new/"
+  mv "$cache/uefi.new" "$cache/uefi"
 }
 
 # What the daemon's service takes to run and to be looked at: systemd, the libraries of the daemon, and

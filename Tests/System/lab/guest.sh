@@ -42,19 +42,25 @@ readonly guest_configs
 # KVM that exists need not run a stock kernel (nested and paravirtual ones). So it is tried once per
 # boot of the machine, with the kernel that the lab uses.
 guest_accel() {
-  local memory=$GUEST_CACHE/accel boot answer=tcg,thread=multi
+  local memory=$GUEST_CACHE/accel boot known='' answer=''
   read -r boot </proc/sys/kernel/random/boot_id
-  if [[ ! -r $memory ]] || ! grep -q "^$boot " "$memory"; then
-    if [[ -w /dev/kvm ]] && timeout 15 "$GUEST_CACHE/bin/qemu-system-x86_64" \
-      -machine q35 -accel kvm -cpu host -m 256M -nodefaults -display none -no-reboot \
-      -serial stdio -kernel "$GUEST_CACHE/vmlinuz" -initrd "$GUEST_CACHE/initramfs.cpio.gz" \
-      -append 'console=ttyS0 quiet panic=-1 lab.probe' </dev/null 2>/dev/null |
-      grep -q 'lab: the kernel runs'; then
-      answer=kvm
-    fi
-    echo "$boot $answer" >"$memory"
+  read -r known answer 2>/dev/null <"$memory" || true
+  if [[ $known != "$boot" || -z $answer ]]; then
+    answer=tcg,thread=multi
+    [[ ! -w /dev/kvm || $(guest_probe) != *'lab: the kernel runs'* ]] || answer=kvm
+    # In one go: another one may read it meanwhile.
+    echo "$boot $answer" >"$memory.$BASHPID"
+    mv "$memory.$BASHPID" "$memory"
   fi
-  awk '{ print $2 }' "$memory"
+  echo "$answer"
+}
+
+# The console of a machine with KVM that ends at once, if it gets so far.
+guest_probe() {
+  timeout 15 "$GUEST_CACHE/bin/qemu-system-x86_64" \
+    -machine q35 -accel kvm -cpu host -m 256M -nodefaults -display none -no-reboot \
+    -serial stdio -kernel "$GUEST_CACHE/vmlinuz" -initrd "$GUEST_CACHE/initramfs.cpio.gz" \
+    -append 'console=ttyS0 quiet panic=-1 lab.probe' </dev/null 2>/dev/null | tr -d '\0' || true
 }
 
 guest_start() {
@@ -181,9 +187,13 @@ guest_address() {
     ip address replace $LAB_GUEST_ADDRESS6/$LAB_PREFIX6 dev eth0"
 }
 
-# The guest does it itself, so that its driver resets the device first; nothing answers.
+# The guest does it itself, so that its driver resets the device first. Nothing answers, and nothing is
+# read: a guest that boots fast is ready at once.
 guest_reboot() {
-  guest_exchange 2 none "reboot 60 $(base64 -w 0 <<<'reboot -f')" || true
+  local to
+  exec {to}<>"$GUEST_DIR/control.in"
+  printf 'reboot 60 %s\n' "$(base64 -w 0 <<<'reboot -f')" >&"$to"
+  exec {to}>&-
 }
 
 guest_monitor() {
@@ -193,14 +203,33 @@ guest_monitor() {
   exec {to}>&-
 }
 
-# What came before is left out; the monitor's answer ends when nothing follows.
+# The monitor does one thing after the other, however late: it has a number to print before the command
+# and one behind it, and the answer is what stands between them. A second question has to wait a little.
 guest_ask() {
-  local to from line
+  local to from line part='' last='' inside='' result=1 end=$((SECONDS + 30))
+  local before=1$RANDOM$RANDOM behind=2$RANDOM$RANDOM
   exec {to}<>"$GUEST_DIR/monitor.in" {from}<>"$GUEST_DIR/monitor.out"
-  while IFS= read -r -t 0.1 -u "$from" line; do :; done
-  printf '%s\n' "$*" >&"$to"
-  while IFS= read -r -t 0.5 -u "$from" line; do printf '%s\n' "$line"; done
+  printf 'print /d %s\n%s\nprint /d %s\n' "$before" "$*" "$behind" >&"$to"
+  while ((SECONDS < end)) && guest_pid >/dev/null; do
+    line=
+    if ! IFS= read -r -t 1 -u "$from" line; then
+      part+=$line
+      continue
+    fi
+    line=$part$line part=
+    if [[ ${line%$'\r'} == "$behind" ]]; then
+      result=0
+      break
+    fi
+    # Held back by one line: the last one is the echo of what prints the second number.
+    [[ -z $last ]] || printf '%s\n' "$last"
+    [[ -z $inside ]] || last=$line
+    [[ ${line%$'\r'} != "$before" ]] || inside=yes
+  done
   exec {to}>&- {from}>&-
+  ((result == 0)) || guest_explain "the monitor did not answer: $*"
+  sleep 0.5
+  return $result
 }
 
 guest_stop() {
@@ -208,21 +237,22 @@ guest_stop() {
   pid=$(guest_pid) || return 0
   for try in TERM TERM KILL; do
     kill -"$try" "$pid" 2>/dev/null || return 0
-    guest_gone "$pid" && return 0
+    guest_gone "$pid" 2 && return 0
   done
+  guest_gone "$pid" 20 || true
 }
 
 guest_kill() {
   local pid
   pid=$(guest_pid) || return 0
-  kill -KILL "$pid" && guest_gone "$pid"
+  kill -KILL "$pid" && guest_gone "$pid" 20
 }
 
-# guest_gone PID: waits up to 2 s for the process to end, also when it is no child of this shell. One that
-# is dead and that nobody has waited for yet has ended: whose child it is may take its time.
+# guest_gone PID SECONDS: waits so long for the process to end, also when it is no child of this shell. One
+# that is dead and that nobody has waited for yet has ended: whose child it is may take its time.
 guest_gone() {
   local try
-  for ((try = 0; try < 40; try++)); do
+  for ((try = 0; try < 20 * $2; try++)); do
     kill -0 "$1" 2>/dev/null && ! grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null || return 0
     sleep 0.05
   done

@@ -18,7 +18,7 @@ import sys
 import time
 
 GET_FEATURES, SET_FEATURES, SET_OWNER, SET_MEM_TABLE = 1, 2, 3, 5
-SET_NUM, SET_ADDRESSES, SET_BASE, SET_KICK, SET_CALL = 8, 9, 10, 12, 13
+SET_NUM, SET_ADDRESSES, SET_BASE, GET_BASE, SET_KICK, SET_CALL = 8, 9, 10, 11, 12, 13
 CSUM, HOST_TSO4, VERSION_1 = 1 << 0, 1 << 11, 1 << 32
 SIZE = 256
 SLOT = 8192
@@ -108,10 +108,18 @@ def connect(path, file, rings):
     return front
 
 
-def line_waits():
-    if not select.select([sys.stdin], [], [], 0)[0]:
-        return False
-    return os.read(0, 4096) != b""
+def lines_that_wait():
+    """How many, also of those that came while this process stood still; all, when nobody writes any more."""
+    if not select.select([0], [], [], 0)[0]:
+        return 0
+    data = os.read(0, 4096)
+    return data.count(b"\n") if data else 2
+
+
+def stop(front, index):
+    """Once it is answered the device returns nothing more to the ring."""
+    front.sendall(struct.pack("<IIIII", GET_BASE, 1, 8, index, 0))
+    front.recv(20, socket.MSG_WAITALL)
 
 
 def main():
@@ -125,8 +133,8 @@ def main():
     totals = {name: 0 for name, _, _ in KINDS} | {"segments": 0, "received": 0}
     kinds = {}
     free = list(range(SIZE))
-    hears = False
-    while True:
+    lines = 0
+    while lines < 2:
         while free:
             slot = free.pop()
             kinds[slot] = kind = random.choice(KINDS)
@@ -143,20 +151,18 @@ def main():
             free.append(slot)
         back = list(receive.used())
         totals["received"] += len(back)
-        if hears:
+        if lines > 0:
             for slot in back if back or receive.offered else range(SIZE):
                 receive.offer(slot, 0x400000 + slot * SLOT, 2048, 2)
             receive.publish()
-        if line_waits():
-            if hears:
-                break
-            hears = True
+        lines += lines_that_wait()
     while transmit.seen != transmit.offered:
         for slot in transmit.used():
             totals[kinds[slot][0]] += 1
             totals["segments"] += kinds[slot][2]
         time.sleep(0.01)
-    time.sleep(0.3)
+    # What is on its way to a buffer is there then, or will not come.
+    stop(front, 0)
     totals["received"] += len(list(receive.used()))
     print("totals", json.dumps(totals), flush=True)
     sys.stdin.read()

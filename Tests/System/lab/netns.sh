@@ -69,7 +69,7 @@ netns_counter() {
 netns_remove() {
   local namespace pids try
   for namespace in "$1-near" "$1-far"; do
-    ip netns list | grep -qw -- "^$namespace" || continue
+    [[ -e /run/netns/$namespace ]] || continue
     for try in TERM TERM KILL KILL; do
       pids=$(ip netns pids "$namespace" 2>/dev/null) || pids=
       [[ -n $pids ]] || break

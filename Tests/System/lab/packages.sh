@@ -3,9 +3,10 @@
 #
 #   packages.sh build        what `swift build` needs besides the Swift toolchain
 #   packages.sh lab          what the demo and the system tests need besides
+#   packages.sh gates        what the gates need besides
 #   packages.sh build lab    both
 #
-# Only what is missing is installed, and its names are printed first. Nothing is done, and no
+# A mirror that fails, or has another update on its way, is asked again, for about two minutes. Only what is missing is installed, and its names are printed first. Nothing is done, and no
 # root rights are needed, when everything is there.
 set -euo pipefail
 
@@ -23,19 +24,25 @@ readonly lab_packages=(
   xz-utils
 )
 
+readonly gate_packages=(binutils git make shellcheck)
+
+# With a mirror, and with another apt that is at work.
+readonly patience=(-o Acquire::Retries=5 -o Acquire::http::Timeout=60 -o DPkg::Lock::Timeout=300)
+
 die() {
   echo "packages.sh: $*" >&2
   exit 1
 }
 
 main() {
-  local wanted=() missing=() group package
-  [[ $# -gt 0 ]] || die "name a group: build, lab"
+  local wanted=() missing=() group package pause
+  [[ $# -gt 0 ]] || die "name a group: build, gates, lab"
   for group in "$@"; do
     case $group in
       build) wanted+=("${build_packages[@]}") ;;
+      gates) wanted+=("${gate_packages[@]}") ;;
       lab) wanted+=("${lab_packages[@]}") ;;
-      *) die "unknown group '$group': the groups are build and lab" ;;
+      *) die "unknown group '$group': the groups are build, gates and lab" ;;
     esac
   done
   command -v apt-get >/dev/null ||
@@ -49,8 +56,15 @@ main() {
   [[ $EUID -eq 0 ]] || die "run as root, or install: apt-get install ${missing[*]}"
   echo "installing: ${missing[*]}"
   install_packages "${missing[@]}" && return
-  apt-get -qq update
-  install_packages "${missing[@]}" || die "apt-get could not install ${missing[*]}"
+  for pause in 0 30 90; do
+    sleep "$pause"
+    # Of a run that was ended by force.
+    dpkg --configure -a >/dev/null || true
+    # The lists may be old, or were never read; one that fails need not be one that is wanted.
+    apt-get -qq "${patience[@]}" update || true
+    install_packages "${missing[@]}" && return
+  done
+  die "apt-get could not install ${missing[*]}"
 }
 
 is_installed() {
@@ -59,7 +73,7 @@ is_installed() {
 
 install_packages() {
   DEBIAN_FRONTEND=noninteractive \
-    apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 install "$@" >/dev/null
+    apt-get -qq -y "${patience[@]}" --no-install-recommends -o Dpkg::Use-Pty=0 install "$@" >/dev/null
 }
 
 main "$@"

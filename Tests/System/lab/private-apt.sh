@@ -22,20 +22,43 @@ readonly private_apt_release=bookworm
 readonly private_apt_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 private_apt_setup() {
-  local dir=$1 sources
+  local dir=$1 sources pause
   private_apt_suite=$2
   mkdir -p "$dir/lists/partial" "$dir/archives/partial"
   sources=$(private_apt_sources)
-  if [[ -z $sources ]]; then
+  # A system whose lists were never read, or were removed.
+  for pause in 0 5 30 90; do
+    [[ -z $sources ]] || break
+    sleep "$pause"
     apt-get -qq update || true
     sources=$(private_apt_sources)
-  fi
+  done
   [[ -n $sources ]] ||
     die "apt knows no source of Debian $private_apt_release, whose packages the lab boots:" \
       "add one and run 'apt-get update', or set QEMU and KERNEL to your own files"
   printf '%s\n' "$sources" >"$dir/sources.list"
-  private_apt "$dir" apt-get -qq update || die "apt-get could not read the sources in" \
+  private_apt_again "$dir" private_apt_update "$dir" || die "apt-get could not read the sources in" \
     "$dir/sources.list"
+}
+
+# A list that could not be read is a failure, which it is not to apt-get.
+private_apt_update() {
+  private_apt "$1" apt-get -qq -o APT::Update::Error-Mode=any update
+}
+
+# private_apt_again DIR COMMAND...: what fails is tried again after a while, with new lists: a mirror may be
+# in the middle of an update.
+private_apt_again() {
+  local dir=$1 pause
+  shift
+  "$@" && return
+  for pause in 5 30 90; do
+    echo "trying again in $pause s: $*" >&2
+    sleep "$pause"
+    private_apt_update "$dir" || true
+    "$@" && return
+  done
+  return 1
 }
 
 # The system's own sources of this release, unless the suite is another's (one system does not mix
@@ -56,7 +79,8 @@ private_apt_fetch() {
   local dir=$1
   shift
   # --reinstall: also what the system has, since the lab wants a copy of its own.
-  private_apt "$dir" apt-get -qq -y --no-install-recommends --reinstall --download-only \
+  private_apt_again "$dir" private_apt "$dir" \
+    apt-get -qq -y --no-install-recommends --reinstall --download-only \
     -t "$private_apt_suite" install "$@" >/dev/null || die "apt-get could not download $*"
 }
 
@@ -64,7 +88,7 @@ private_apt_fetch_all() {
   local dir=$1
   shift
   # As if nothing were installed.
-  private_apt "$dir" apt-get -qq -y --no-install-recommends --download-only \
+  private_apt_again "$dir" private_apt "$dir" apt-get -qq -y --no-install-recommends --download-only \
     -o Dir::State::status=/dev/null install "$@" >/dev/null || die "apt-get could not download $*"
 }
 
@@ -72,7 +96,7 @@ private_apt_download() {
   local dir=$1
   shift
   (cd "$dir/archives" &&
-    private_apt "$dir" apt-get -qq -t "$private_apt_suite" download "$@" >/dev/null) ||
+    private_apt_again "$dir" private_apt "$dir" apt-get -qq -t "$private_apt_suite" download "$@" >/dev/null) ||
     die "apt-get could not download $*"
 }
 
@@ -90,5 +114,5 @@ private_apt() {
     -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
     -o Dir::State::Lists="$dir/lists" \
     -o Dir::Cache="$dir" -o Dir::Cache::Archives="$dir/archives" \
-    -o Acquire::Languages=none -o APT::Sandbox::User=root "$@"
+    -o Acquire::Languages=none -o Acquire::Retries=5 -o Acquire::http::Timeout=60 -o APT::Sandbox::User=root "$@"
 }

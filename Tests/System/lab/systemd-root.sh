@@ -85,6 +85,8 @@ boot() {
   local over=$cache/over.$$ program
   # shellcheck disable=SC2064 # now
   trap "rm -rf '$over' '$over.cpio'" EXIT
+  # One that was ended by force may have had the same number.
+  rm -rf "$over" "$over.cpio"
   mkdir "$over"
   make --no-print-directory -C "$lab/../../.." install DESTDIR="$over" >/dev/null
   for program in "$over/usr/bin/vhost-user-xdp" "$@"; do add_program "$program"; done

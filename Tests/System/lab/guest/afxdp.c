@@ -3,7 +3,7 @@
 //
 //   afxdp send IFNAME [OPTION...]      sends one frame of each size from 60 to 1514
 //   afxdp receive IFNAME [OPTION...]   prints "ready", then compares what arrives until it has seen
-//                                      each size, or for 20 s
+//                                      each size, or for 50 s
 //
 //   queue=N        0 unless it is given
 //   zero-copy      binds with XDP_ZEROCOPY: fails where the driver does not do it; else copy mode
@@ -35,6 +35,8 @@
 
 enum { smallest = 60, largest = 1514, sizes = largest - smallest + 1 };
 enum { chunk = 2048, frames = 2048, entries = 2048, header = 14 };
+// Seconds: less than a caller waits, and much more than even a slow guest needs.
+enum { patience = 50 };
 
 struct ring {
   uint32_t *producer, *consumer, *flags;
@@ -129,7 +131,7 @@ static int send_all(int zero_copy) {
     next += smallest + i + 1;
   }
   store(transmit.producer, sizes);
-  time_t end = time(NULL) + 20;
+  time_t end = time(NULL) + patience;
   while (load(completion.producer) < sizes && time(NULL) < end) {
     if (sendto(port, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 && errno != EAGAIN && errno != EBUSY &&
         errno != ENOBUFS)
@@ -195,7 +197,7 @@ static int receive_all(void) {
   static uint8_t expected[largest], seen[largest + 1];
   struct xdp_desc *descriptors = receive.entries;
   unsigned equal = 0, different = 0, consumed = 0;
-  time_t end = time(NULL) + 20;
+  time_t end = time(NULL) + patience;
   while (equal < sizes && time(NULL) < end) {
     struct pollfd wait = {.fd = port, .events = POLLIN};
     poll(&wait, 1, 100);

@@ -42,9 +42,9 @@ class FrontEnd:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # A time limit of Python's makes the socket one that does not wait, and such a one is refused
         # while the daemon has yet to take up others (EAGAIN); the kernel's limit waits for a place.
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack('ll', 20, 0))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack('ll', 60, 0))
         self.socket.connect(path)
-        self.socket.settimeout(20)
+        self.socket.settimeout(60)
         self.memory = os.memfd_create('guest')
         os.ftruncate(self.memory, SIZE)
         self.kicks = [os.eventfd(0), os.eventfd(0)]
@@ -115,7 +115,7 @@ class FrontEnd:
         os.pwrite(self.memory, struct.pack('<H', self.published[ring]), at + AVAILABLE + 2)
         os.eventfd_write(self.kicks[ring], 1)
 
-    def returned(self, ring, seconds=20):
+    def returned(self, ring, seconds=60):
         """Waits for the buffer to come back; what was written to it, in bytes."""
         at = ring * RING + USED
 
