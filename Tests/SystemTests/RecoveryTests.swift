@@ -21,8 +21,9 @@ extension SystemTests {
       for round in 1...rounds {
         sleep(Double.random(in: 0.1...0.4))
         daemon.process.send(SIGKILL)
-        let killed = now()
+        // How long the kernel takes to end a process with AF_XDP sockets is its own affair.
         _ = try daemon.process.wait()
+        let killed = now()
         let last = echo.status.sent
         daemon = try wire.startDaemon()
         try eventually(within: 40, "traffic after kill \(round)", log: daemon.process.log) {
@@ -34,10 +35,9 @@ extension SystemTests {
       print(
         "kill -9 of the daemon, \(rounds) rounds: traffic again after \(gaps[rounds / 2]) s (median), "
           + "\(gaps[rounds - 1]) s (longest)")
-      // A successor may wait up to 15 s for the queues that the kernel has not taken back yet, and for its
-      // turn on a busy machine; that it does not need to be seen in the quicker half.
-      #expect(gaps[rounds / 4] < 2)
-      #expect(gaps[rounds - 1] < 30)
+      // A successor may wait up to 15 s for the queues that the kernel has not taken back yet.
+      #expect(gaps[rounds / 2] < 2)
+      #expect(gaps[rounds - 1] < 25)
 
       try guest.endLoad()
       echo.end()

@@ -66,7 +66,7 @@ struct Guest {
   }
 
   /// For a script: `ask COMMAND` prints what the monitor answers, all of it: up to the answer to a second
-  /// command, a sum that nothing else prints.  What was asked before may still be in the pipe.
+  /// command, a sum that nothing else prints.  Lines are without the blanks before them.  What was asked before may still be in the pipe.
   static let monitor = """
     ask() {
       local number=$((RANDOM + 1)) from line said=
@@ -74,7 +74,7 @@ struct Guest {
       while IFS= read -r -t 0.1 -u "$from" line; do :; done
       guest_monitor "$*"
       guest_monitor "print /d 77000000+$number"
-      while IFS= read -r -t 60 -u "$from" line; do
+      while read -r -t 60 -u "$from" line; do
         if [[ $line == *$((77000000 + number))* ]]; then
           exec {from}>&-
           printf '%s' "$said"
