@@ -33,6 +33,7 @@ extension SystemTests {
 
       try guest.addMemory(megabytes: 256)
 
+      try? eventually(within: 30, "it is mapped") { daemon.guestMappings == mappings + 1 }
       #expect(daemon.guestMappings == mappings + 1)
       let (seen, memory) = try guest.sendPatterns()
       #expect(seen == .all)
@@ -40,7 +41,7 @@ extension SystemTests {
       #expect(Set(try guest.copyFile(megabytes: 8)).count == 1)
       #expect(try guest.ping(count: 20) == 20)
       // Few at a time: the guest clears pages before it uses them again.
-      try eventually(within: 10, "received frames lie in it too") {
+      try eventually(within: 60, "received frames lie in it too") {
         try guest.framesInAddedMemory(megabytes: 256) > 0
       }
 
@@ -92,22 +93,34 @@ private struct HugePages {
   private let before: Int
 
   init(adding count: Int) throws {
-    before = Int(contents(of: Self.file).filter(\.isNumber)) ?? 0
-    try Self.write(before + count)
-    let now = Int(contents(of: Self.file).filter(\.isNumber)) ?? 0
-    guard now == before + count else {
+    before = Self.reserved
+    do {
+      // Memory that is in pieces has to be put together first, which the kernel does in several goes.
+      try eventually(within: 60, "\(count) huge pages can be had, not \(Self.reserved - before)") {
+        try Self.write(before + count)
+        if Self.reserved == before + count { return true }
+        try Self.compact()
+        return false
+      }
+    } catch {
       restore()
-      throw HarnessError("the machine has no \(count) huge pages to spare, but \(now - before)")
+      throw error
     }
   }
+
+  private static var reserved: Int { Int(contents(of: file).filter(\.isNumber)) ?? 0 }
 
   func restore() { try? Self.write(before) }
 
   private static func write(_ count: Int) throws {
     let child = try ChildProcess(
       ["sysctl", "-qw", "vm.nr_hugepages=\(count)"], log: "/dev/null")
-    guard try child.wait(within: 20) == .exited(0) else {
+    guard try child.wait() == .exited(0) else {
       throw HarnessError("vm.nr_hugepages cannot be set")
     }
+  }
+
+  private static func compact() throws {
+    _ = try ChildProcess(["sysctl", "-qw", "vm.compact_memory=1"], log: "/dev/null").wait()
   }
 }

@@ -16,7 +16,7 @@ extension SystemTests {
       for attack in ["cut-memory", "cut-buffers", "cut-log", "cut-inflight"] {
         let before = target.lines("memory that it shares is gone")
         try target.meets(attack)
-        #expect(target.lines("memory that it shares is gone") == before + 1, "\(attack)")
+        target.expectLines("memory that it shares is gone", before + 1, "\(attack)")
       }
       try target.meets("cut-in-time")
       #expect(target.lines("memory-backend-memfd, whose length QEMU seals") > 0)
@@ -35,7 +35,7 @@ extension SystemTests {
       for attack in ["blocking-call", "blocking-error"] {
         let before = target.lines("full and made to block")
         try target.meets(attack)
-        #expect(target.lines("full and made to block") == before + 1)
+        target.expectLines("full and made to block", before + 1, "\(attack)")
       }
     }
 
@@ -43,7 +43,7 @@ extension SystemTests {
     func withoutTimer() throws {
       let daemon = try wire.startDaemon("--queues=2", interface: ["--interface=reflect:"])
       let attack = try Target.start("blocking-call-without-timer", on: wire, daemon)
-      #expect(try attack.wait(within: 45) == .exited(0), "\(tail(of: attack.log))")
+      #expect(try attack.wait(within: 120) == .exited(0), "\(tail(of: attack.log))")
       #expect(daemon.complaints == [])
     }
 
@@ -53,7 +53,7 @@ extension SystemTests {
     func stalledFiles() throws {
       let target = try Target(on: wire)
       try target.meets("fuse")
-      #expect(target.lines("are still being closed") == 1)
+      target.expectLines("are still being closed", 1)
     }
 
     @Test("descriptors that take long to close hold nobody up, however they are dropped")
@@ -81,7 +81,7 @@ extension SystemTests {
       try daemon.process.waitFor("ready")
       try wire.shell("printf '\\24' | dd of=\(failures) conv=notrunc status=none")
       let attack = try Target.start("refused-with-sockets", on: wire, daemon)
-      #expect(try attack.wait(within: 45) == .exited(0), "\(tail(of: attack.log))")
+      #expect(try attack.wait(within: 120) == .exited(0), "\(tail(of: attack.log))")
       #expect(try wire.shell("od -An -tu1 -N1 \(failures)").contains(" 0"), "all failures were met")
     }
 
@@ -119,9 +119,9 @@ extension SystemTests {
       try target.meets("replies-not-read")
       try target.meets("channel-not-read")
       try target.meets("half-a-message")
-      #expect(target.lines("15 of the 20 bytes of a message came within 5000 ms") == 1)
+      target.expectLines("15 of the 20 bytes of a message came within 5000 ms", 1)
       try target.meets("silence")
-      #expect(target.lines("it has made no request for 5 s, and another one waits") == 1)
+      target.expectLines("it has made no request for 5 s, and another one waits", 1)
     }
 
     @Test("floods of messages, kicks and connections stop nobody else")
@@ -138,8 +138,8 @@ extension SystemTests {
     func rings() throws {
       let target = try Target(on: wire)
       try target.meets("impossible-ring")
-      #expect(target.lines("ring 1 stopped: avail.idx is further ahead than the ring is long") == 2)
-      #expect(target.lines("ring 1 cannot be started: ") == 1)
+      target.expectLines("ring 1 stopped: avail.idx is further ahead than the ring is long", 2)
+      target.expectLines("ring 1 cannot be started: ", 1)
       #expect(try target.daemon.counter("ring_faults", on: "transmit 0") == 3)
       #expect(try target.daemon.counter("ring_faults", on: "transmit 1") == 0)
       try target.meets("scribble")
@@ -166,16 +166,23 @@ extension SystemTests {
     }
 
     private func expectEnd(during attack: String, whichSays word: String) throws {
-      let target = try Target(on: wire, "--postcopy")
-      let front = try target.start(attack)
-      try front.waitFor(word, within: 20)
-      sleep(0.3)
-      #expect(front.isRunning, "\(front.output)")
-      let begin = now()
-      target.daemon.process.send(SIGTERM)
-      #expect(try target.daemon.process.wait() == .exited(0))
-      // It takes no second; pages would be waited for as long as five.
-      #expect(now() - begin < 3)
+      // It takes no second; pages would be waited for as long as five.  But a busy machine may stand still
+      // for seconds, at times.
+      var seconds = 0.0
+      for _ in 0..<3 {
+        let target = try Target(on: wire, "--postcopy")
+        let front = try target.start(attack)
+        try front.waitFor(word)
+        sleep(0.3)
+        #expect(front.isRunning, "\(front.output)")
+        let begin = now()
+        target.daemon.process.send(SIGTERM)
+        #expect(try target.daemon.process.wait() == .exited(0))
+        seconds = now() - begin
+        front.end()
+        if seconds < 3 { break }
+      }
+      #expect(seconds < 3)
     }
 
     /// The kernel has them, and so the daemon offers them.
@@ -220,7 +227,7 @@ private struct Target {
     daemon = try wire.startDaemon(
       "--queues=2", interface: ["--interface=reflect:"] + options)
     let script = try Target.start("behaves", on: wire, daemon)
-    guard try script.wait(within: 45) == .exited(0) else {
+    guard try script.wait(within: 120) == .exited(0) else {
       throw HarnessError(tail(of: script.log))
     }
     try daemon.process.waitFor(" left")
@@ -242,7 +249,7 @@ private struct Target {
 
   private func run(_ attack: String) throws {
     let process = try start(attack)
-    guard try process.wait(within: 45) == .exited(0) else {
+    guard try process.wait(within: 120) == .exited(0) else {
       throw HarnessError("\(attack):\n\(tail(of: process.log))\n\(tail(of: daemon.process.log))")
     }
   }
@@ -256,13 +263,24 @@ private struct Target {
       descriptors: before.descriptors, mappings: before.mappings + 16,
       memory: before.memory + 8192)
     var last = before
-    for _ in 0..<500 {
-      last = Usage(of: daemon)
-      if daemon.guestMappings == 0, last.fits(most) { return }
-      sleep(0.01)
+    do {
+      try eventually(within: 30, "its resources are back") {
+        last = Usage(of: daemon)
+        return daemon.guestMappings == 0 && last.fits(most)
+      }
+    } catch {
+      throw HarnessError(
+        "after \(attack): \(last), \(daemon.guestMappings) of guest memory; before: \(before)")
     }
-    throw HarnessError(
-      "after \(attack): \(last), \(daemon.guestMappings) of guest memory; before: \(before)")
+  }
+
+  /// Expects so many; the attacker may have ended before they were written.
+  func expectLines(
+    _ text: String, _ count: Int, _ comment: String = "",
+    location: SourceLocation = #_sourceLocation
+  ) {
+    try? eventually(within: 20, "\(count) lines of \(text)") { lines(text) >= count }
+    #expect(lines(text) == count, "\(comment)", sourceLocation: location)
   }
 
   /// Lines of its log with this text.

@@ -13,7 +13,7 @@ extension SystemTests {
       let daemon = try wire.startDaemon()
       let driver = try wire.startEcho()
       try wire.expectExchange()
-      let before = try daemon.footprint
+      let before = try daemon.settledFootprint()
       for (end, line) in [(Wire.End.near, "is down"), (.far, "has lost its carrier")] {
         let load = try EchoLoad(on: wire)
         try load.awaitEcho("the start")
@@ -64,7 +64,7 @@ extension SystemTests {
         if let before {
           try daemon.expectFootprint(before, "round \(round)", otherMappings: 8)
         } else {
-          before = try daemon.footprint
+          before = try daemon.settledFootprint()
         }
       }
       #expect(supervisor.ends.allSatisfy { $0 == 1 })
@@ -99,7 +99,7 @@ extension SystemTests {
       let daemon = try wire.startDaemon()
       let driver = try wire.startEcho()
       try wire.expectExchange()
-      let before = try daemon.footprint
+      let before = try daemon.settledFootprint()
       try wire.shell("ip netns delete $NETNS_NEAR")
       try wire.expectExchange()
       try daemon.expectFootprint(before, "the deletion")
@@ -114,7 +114,7 @@ extension SystemTests {
       let daemon = try wire.startDaemon()
       let driver = try wire.startEcho()
       try wire.expectExchange()
-      let before = try daemon.footprint
+      let before = try daemon.settledFootprint()
       let load = try EchoLoad(on: wire)
       for mtu in [9000, 1280, 576, 3000, 1500] {
         let length = daemon.process.output.utf8.count
@@ -128,7 +128,7 @@ extension SystemTests {
         if mtu == 9000 {
           let sent = try wire.settledCount { try daemon.counter("rx_dropped") }
           try wire.send(count: 100, size: 8000, perSecond: 1000)
-          try eventually(within: 5, "frames of 8000 bytes are counted", log: daemon.process.log) {
+          try eventually(within: 30, "frames of 8000 bytes are counted", log: daemon.process.log) {
             try daemon.counter("rx_dropped") + daemon.counter("rx_too_long") >= sent + 100
           }
         }
@@ -163,8 +163,8 @@ extension Wire {
   /// A number once it stands still.
   func settledCount(_ read: () throws -> Int) throws -> Int {
     var last = try read()
-    try eventually(within: 10, "a count stands still") {
-      sleep(0.1)
+    try eventually(within: 60, "a count stands still") {
+      sleep(0.3)
       let current = try read()
       defer { last = current }
       return current == last

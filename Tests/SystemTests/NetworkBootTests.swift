@@ -14,17 +14,17 @@ extension SystemTests {
       let daemon = try wire.startDaemon()
       try wire.shell("GUEST_APPEND=virtio_pci.force_legacy=1 netboot_serve")
       let guest = try Guest(on: wire, boot: .network)
-      try guest.waitUntilUp(within: 120)
+      try guest.waitUntilUp()
       try expectBoots(["boot.ipxe", "vmlinuz", "initramfs.cpio.gz"])
       #expect(try !guest.hasFeature(Self.version1))
       #expect(try guest.ping(count: 20) == 20)
-      let descriptors = daemon.descriptors
+      let descriptors = try wire.settledCount { daemon.descriptors }
 
       try wire.shell("netboot_append ''; guest_reboot")
-      try guest.waitUntilUp(within: 120)
+      try guest.waitUntilUp()
       #expect(try guest.hasFeature(Self.version1))
       #expect(try guest.ping(count: 20) == 20)
-      #expect(daemon.descriptors == descriptors)
+      daemon.expectDescriptors(descriptors)
     }
 
     @Test("iPXE boots Linux over a legacy device")
@@ -32,7 +32,7 @@ extension SystemTests {
       let daemon = try wire.startDaemon()
       try wire.shell("netboot_serve")
       let guest = try Guest(on: wire, device: ",disable-modern=on", boot: .network)
-      try guest.waitUntilUp(within: 120)
+      try guest.waitUntilUp()
       try expectBoots(["boot.ipxe", "vmlinuz", "initramfs.cpio.gz"])
       #expect(try !guest.hasFeature(Self.version1))
       #expect(try guest.ping(count: 20) == 20)
@@ -45,11 +45,11 @@ extension SystemTests {
       try wire.shell("netboot_serve")
       // Without the ROM, which has a driver of its own for UEFI.
       let guest = try Guest(on: wire, device: ",romfile=,bootindex=1", boot: .uefi)
-      try guest.waitUntilUp(within: 150)
+      try guest.waitUntilUp()
       try expectBoots(["ipxe.efi", "boot.ipxe", "vmlinuz", "initramfs.cpio.gz"])
       #expect(try guest.run("ls /sys/firmware/efi").contains("fw_vendor"))
       #expect(try guest.ping(count: 20) == 20)
-      #expect(try daemon.losses() == [:])
+      #expect(try daemon.faults() == [:])
     }
 
     /// The far end has sent each of `files`.

@@ -30,7 +30,7 @@ extension SystemTests {
         #expect(try daemon.process.wait() == .killed(bySignal: SIGKILL))
         let before = try wire.counter(.far, "rx_packets")
         daemon = try wire.startDaemon("--client")
-        try eventually(within: 25, "traffic after kill \(round)", log: daemon.process.log) {
+        try eventually(within: 40, "traffic after kill \(round)", log: daemon.process.log) {
           try wire.counter(.far, "rx_packets") > before + 100
         }
         gaps.append(now() - killed)
@@ -41,16 +41,20 @@ extension SystemTests {
       _ = try driver.stop()
       try driver.command("set fwd io")
       try driver.start()
+      // The load may have been too much for a busy machine; an exchange never is.
+      let dropped = try daemon.losses()["rx_dropped"]
       try wire.expectExchange()
-      #expect(try daemon.counter("frames_in_use") == 0)
-      #expect(try daemon.losses()["rx_dropped"] == nil)
+      try eventually(within: 30, "no frame is in use", log: daemon.process.log) {
+        try daemon.counter("frames_in_use") == 0
+      }
+      #expect(try daemon.losses()["rx_dropped"] == dropped)
     }
 
     /// Packets go both ways.
     private func awaitFlow(_ daemon: Daemon, _ round: Int) throws {
       let received = try daemon.counter("packets", on: "receive 0")
       let sent = try daemon.counter("packets", on: "transmit 0")
-      try eventually(within: 15, "packets both ways, round \(round)", log: daemon.process.log) {
+      try eventually(within: 60, "packets both ways, round \(round)", log: daemon.process.log) {
         try daemon.counter("packets", on: "receive 0") > received
           && daemon.counter("packets", on: "transmit 0") > sent
       }
@@ -65,7 +69,7 @@ extension SystemTests {
         let begin = now()
         let arrived = try wire.counter(.far, "rx_packets")
         let flood = try wire.startFlood(round % 2 == 0 ? "--packed" : "--queue-size=1024")
-        try eventually(within: 15, "traffic in round \(round)", log: daemon.process.log) {
+        try eventually(within: 60, "traffic in round \(round)", log: daemon.process.log) {
           try wire.counter(.far, "rx_packets") > arrived + 1000
         }
         gaps.append(now() - begin)
@@ -75,9 +79,7 @@ extension SystemTests {
         if let before {
           try daemon.expectFootprint(before, "kill \(round)")
         } else {
-          try eventually(within: 5, "the guest's memory is unmapped") { daemon.guestMappings == 0 }
-          sleep(0.3)
-          before = try daemon.footprint
+          before = try daemon.idleFootprint()
         }
       }
       report("kill -9 of the front-end", gaps)
@@ -88,13 +90,12 @@ extension SystemTests {
     func connections() throws {
       let daemon = try wire.startDaemon()
       _ = try wire.churn("--connections=20")
-      sleep(0.3)
-      let before = try daemon.footprint
-      let arrived = try wire.settled(.far, "rx_packets")
+      let before = try daemon.idleFootprint()
+      let arrivals = try wire.arrivals()
       let churn = try wire.churn("--connections=1000")
       print("churn: \(churn)")
       #expect(churn.connections == 1000)
-      let packets = try wire.settled(.far, "rx_packets") - arrived
+      let packets = try arrivals.count(of: churn.sent)
       // Of frames that were under way at a hang-up nobody knows.
       let possible = churn.sent...churn.sent + churn.unknown
       #expect(possible.contains(packets), "\(packets), \(churn)")
@@ -109,41 +110,51 @@ extension SystemTests {
       let daemon = try wire.startDaemon()
       let warmUp = try wire.startChurn(["--restarts=20"] + ring)
       _ = try wire.result(of: warmUp)
-      sleep(0.3)
-      let before = try daemon.footprint
-      let arrived = try wire.settled(.far, "rx_packets")
+      let before = try daemon.idleFootprint()
+      let arrivals = try wire.arrivals()
       let disabled = try daemon.counter("dropped_ring_disabled")
+      let sender = try wire.startExchange(3000, perSecond: 2000, patience: 0.7, atOnce: false)
       // Longer than the far end sends.
       let process = try wire.startChurn(["--restarts=10000", "--traffic-us=300"] + ring)
-      try eventually(within: 10, "it is connected") { daemon.connections >= 2 }
-      let sender = try wire.startExchange(3000, perSecond: 2000)
-      #expect(try sender.wait(within: 30) == .exited(0))
+      try eventually(within: 60, "it is connected") { daemon.connections >= 2 }
+      try sender.type("now")
+      #expect(try sender.wait() == .exited(0))
       let churn = try wire.result(of: process)
       print("churn: \(churn)")
       #expect(churn.restarts == 10000 && churn.unknown == 0)
       // What is in a ring that is disabled is dropped, and counted.
       let dropped = try daemon.counter("dropped_ring_disabled") - disabled
-      #expect(try wire.settled(.far, "rx_packets") - arrived == churn.sent - dropped)
+      #expect(try arrivals.count(of: churn.sent - dropped) == churn.sent - dropped)
       // A ring that stops for longer than 100 ms, on a busy machine, is one that nobody listens to; what
       // comes when the restarts are over waits for another guest, or finds none.
-      var losses = try daemon.losses()
-      losses["dropped_ring_disabled"] = nil
-      let lost =
-        try losses.values.reduce(0, +) + daemon.counter("dropped_no_guest")
-        + daemon.counter("rx_waiting")
-      #expect(churn.received + lost == 3000, "\(churn.received) received, \(losses)")
+      var lost = 0
+      var counters = ""
+      try? eventually(within: 20, "all are accounted for") {
+        // Of one report: what waits goes on to another number.
+        let all = try daemon.counters().filter {
+          $0.value > 0 && $0.name != "dropped_ring_disabled"
+            && ($0.name.hasPrefix("dropped_") || Self.lost.contains($0.name))
+        }
+        lost = all.reduce(0) { $0 + $1.value }
+        counters = "\(all)"
+        return churn.received + lost == 3000
+      }
+      #expect(churn.received + lost == 3000, "\(churn.received) received, \(counters)")
       #expect(churn.received > 1000)
       print("10,000 restarts: \(churn.received) of 3000 received, \(lost) counted as lost")
       try daemon.expectFootprint(before, "10,000 restarts")
       #expect(daemon.complaints == [])
     }
 
+    /// The kernel's counters of what a guest does not get, and what still waits.
+    private static let lost = ["rx_dropped", "rx_ring_full", "rx_waiting"]
+
     @Test("a daemon that stands still and goes on: what did not fit is counted, all else passes")
     func stopped() throws {
       let daemon = try wire.startDaemon()
       let driver = try wire.startEcho()
       try wire.expectExchange()
-      let before = try daemon.footprint
+      let before = try daemon.settledFootprint()
       let load = try EchoLoad(on: wire, perSecond: 500)
       for round in 1...3 {
         try load.awaitEcho("round \(round)")

@@ -49,10 +49,11 @@ extension SystemTests {
       #expect(try guest.run("cat /sys/class/net/eth0/mtu") == "\(row.mtu)\n")
       try expectUndivided(guest, size: row.mtu)
       #expect(try guest.ping(count: 20) == 20)
+      #expect(try daemon.losses() == [:])
       #expect(Set(try guest.copyFile(megabytes: 8)).count == 1)
       #expect(try guest.sendPatterns().seen == .all)
-      #expect(try guest.receivePatterns("skb") == .all)
-      #expect(try daemon.losses() == [:])
+      #expect(try guest.receivePatterns("skb", ring: row.ring) == .all)
+      #expect(try daemon.faults() == [:])
     }
 
     /// IP packets of `size` bytes are one frame, both ways.

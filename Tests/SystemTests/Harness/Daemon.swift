@@ -1,5 +1,6 @@
 // The daemon under test, and what can be seen of it from outside.
 import Glibc
+import Testing
 
 struct Daemon {
   let process: ChildProcess
@@ -24,6 +25,12 @@ struct Daemon {
   var guestMappings: Int {
     contents(of: "/proc/\(pid)/maps").split(separator: "\n")
       .count { $0.contains("/memfd:") || $0.contains("/dev/shm") }
+  }
+
+  /// Expects it to have as many descriptors again, when those of the last front-end are closed.
+  func expectDescriptors(_ count: Int, location: SourceLocation = #_sourceLocation) {
+    try? eventually(within: 30, "\(count) descriptors") { descriptors == count }
+    #expect(descriptors == count, sourceLocation: location)
   }
 
   /// What it has written of warnings and errors.
@@ -55,13 +62,20 @@ struct Daemon {
     return Dictionary(all.map { ($0.name, $0.value) }, uniquingKeysWith: +).filter { $0.value > 0 }
   }
 
+  /// Those of them that no stream of TCP explains: it sends more than fits the rings when a guest or the
+  /// daemon stands still for a moment.
+  func faults() throws -> [String: Int] {
+    let crowded = ["dropped_no_guest_buffers", "rx_dropped", "rx_ring_full"]
+    return try losses().filter { !crowded.contains($0.key) }
+  }
+
   /// All of them, with the lines that they are in.
   func counters() throws -> [(line: String, name: String, value: Int)] {
     let before = process.output.utf8.count
     if process.isRunning { kill(pid, SIGUSR1) }
     var text = ""
     // Each line is a write of its own: the report is there when its last line is.
-    try eventually(within: 5, "the counters are printed", log: process.log) {
+    try eventually(within: 30, "the counters are printed", log: process.log) {
       text = String(decoding: process.output.utf8.dropFirst(before), as: UTF8.self)
       guard let last = text.firstRange(of: "counters: front-ends: ") else { return false }
       return text[last.upperBound...].contains("\n")
@@ -75,22 +89,24 @@ struct Daemon {
   }
 }
 
+/// Whether `process` listens on `socket`: the file is there before, and may be a dead one's.
+func isListened(_ socket: String, by process: ChildProcess) -> Bool {
+  // Flags 00010000: a listening socket.
+  contents(of: "/proc/\(process.pid)/net/unix").split(separator: "\n")
+    .contains { $0.hasSuffix(" " + socket) && $0.contains(" 00010000 ") }
+}
+
 extension Wire {
-  /// Starts the daemon on nic0, and waits until it listens.
+  /// Starts the daemon on nic0, and waits until it is ready.
+  ///
+  /// It listens before it opens the interface, and takes no signal before it begins: whoever looks at the
+  /// interface or asks for counters has to wait for more than the socket.
   func startDaemon(
-    _ options: String..., interface: [String] = ["--interface=nic0", "--dedicated"]
+    _ options: String..., interface: [String] = ["--interface=nic0", "--dedicated"],
+    socket: String? = nil
   ) throws -> Daemon {
-    let daemon = try launchDaemon(interface + options)
-    if !options.contains("--client") {
-      try eventually(within: 5, "the daemon listens on \(socket)", log: daemon.process.log) {
-        guard daemon.process.isRunning else {
-          throw HarnessError("the daemon ended\n\(tail(of: daemon.process.log))")
-        }
-        // Flags 00010000: a listening socket; the file alone may be a dead daemon's.
-        return contents(of: "/proc/\(daemon.process.pid)/net/unix").split(separator: "\n")
-          .contains { $0.hasSuffix(" " + socket) && $0.contains(" 00010000 ") }
-      }
-    }
+    let daemon = try launchDaemon(interface + options, socket: socket)
+    try daemon.process.waitFor("ready: ")
     return daemon
   }
 
@@ -126,6 +142,15 @@ extension Wire {
       else { throw HarnessError("no promiscuity in \(words)") }
       return value
     }
+  }
+
+  /// Expects nic0 to be as it was before a daemon; the kernel takes some of it back by and by.
+  func expectRestored(location: SourceLocation = #_sourceLocation) throws {
+    try? eventually(within: 20, "nic0 is as it was") {
+      try programs == "" && promiscuity == 0
+    }
+    #expect(try programs == "", sourceLocation: location)
+    #expect(try promiscuity == 0, sourceLocation: location)
   }
 
   /// Attaches an XDP program that passes everything to nic0, as another tool would.

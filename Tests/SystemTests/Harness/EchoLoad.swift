@@ -19,7 +19,8 @@ struct EchoLoad {
   init(on wire: Wire, perSecond rate: Int = 2000) throws {
     file = "\(wire.folder)/load-\(wire.processes.count)"
     process = try wire.start(
-      ["python3", "-c", EchoLoad.program, file, "\(rate)", "0"], in: .far, name: "load")
+      ["python3", "-c", EchoLoad.program, file, "\(rate)", "0", "0", "at once"], in: .far,
+      name: "load")
   }
 
   var status: Status {
@@ -31,7 +32,7 @@ struct EchoLoad {
   /// - Returns: how long that took, in seconds.
   @discardableResult
   func awaitEcho(
-    within seconds: Double = 15, _ occasion: String, log: String? = nil
+    within seconds: Double = 40, _ occasion: String, log: String? = nil
   ) throws -> Double {
     let begin = now()
     // Those that are on their way, and those that are not in the status yet, do not count.
@@ -44,10 +45,14 @@ struct EchoLoad {
 
   func end() { process.end() }
 
-  // A port that has gone is opened again; what cannot be sent is not counted.
+  // A port that has gone is opened again; what cannot be sent is not counted.  Where there is no room for
+  // a frame for the moment it is sent later: the port has to stay, for what has come waits in it.
   fileprivate static let program = """
-    import os, select, socket, struct, sys, time
-    name, rate, most = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    import errno, os, select, socket, struct, sys, time
+    name, rate, most, patience = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+    if sys.argv[5] == 'at a word':
+        print('prepared', flush=True)
+        sys.stdin.readline()
     status = os.open(name, os.O_CREAT | os.O_WRONLY, 0o600)
     sent = back = last = 0
     mark = os.urandom(8)
@@ -85,13 +90,16 @@ struct EchoLoad {
                     heard = time.monotonic()
         except BlockingIOError:
             pass
-        except OSError:
-            port.close()
-            port = None
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                time.sleep(0.001)
+            else:
+                port.close()
+                port = None
         if now - written > 0.005:
             os.pwrite(status, b'%d %d %d ' % (sent, back, last), 0)
             written = now
-        if 0 < most <= sent and (back >= most or now - heard > 0.7):
+        if 0 < most <= sent and (back >= most or now - heard > patience):
             print(sent, back, flush=True)
             sys.exit()
         if port is not None:
@@ -104,19 +112,24 @@ extension Wire {
   /// - Returns: how many of them came back.
   func exchange(_ count: Int, perSecond rate: Int = 2000) throws -> Int {
     let child = try startExchange(count, perSecond: rate)
-    guard try child.wait(within: 30) == .exited(0) else { throw HarnessError(child.output) }
+    guard try child.wait(within: 120) == .exited(0) else { throw HarnessError(child.output) }
     let numbers = child.output.split(whereSeparator: \.isWhitespace).compactMap { Int($0) }
     guard numbers.count == 2, numbers[0] == count else { throw HarnessError(child.output) }
     return numbers[1]
   }
 
-  /// As `exchange`; it ends when all came back, or nothing more has for a while.
-  func startExchange(_ count: Int, perSecond rate: Int) throws -> ChildProcess {
-    try start(
+  /// As `exchange`; it ends when all came back, or nothing more has for `patience` seconds.
+  /// - Parameter atOnce: otherwise it begins when it is given a line, which costs no time any more.
+  func startExchange(
+    _ count: Int, perSecond rate: Int, patience: Double = 15, atOnce: Bool = true
+  ) throws -> ChildProcess {
+    let exchange = try start(
       [
         "python3", "-c", EchoLoad.program, "\(folder)/exchange-\(processes.count)", "\(rate)",
-        "\(count)",
+        "\(count)", "\(patience)", atOnce ? "at once" : "at a word",
       ], in: .far, name: "exchange")
+    if !atOnce { try exchange.waitFor("prepared") }
+    return exchange
   }
 
   /// Expects all of an exchange back.
@@ -135,6 +148,7 @@ extension Wire {
     return driver
   }
 
+  /// Without them DPDK uses 512 entries of a ring, however many it has.
   static func echoOptions(queues: Int = 1) -> [String] {
     ["--rxq=\(queues)", "--txq=\(queues)", "--rxd=1024", "--txd=1024"]
   }

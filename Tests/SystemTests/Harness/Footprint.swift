@@ -36,6 +36,11 @@ extension Daemon {
   /// To be asked for while no packet moves.
   var footprint: Footprint {
     get throws {
+      // Of one report: a frame must not be in both numbers, or in neither.
+      let counters = try counters()
+      func sum(_ name: String) -> Int {
+        counters.reduce(0) { $0 + ($1.name == name ? $1.value : 0) }
+      }
       let folder = "/proc/\(pid)"
       let status = contents(of: folder + "/status").split(separator: "\n")
       let line = status.first { $0.hasPrefix("RssAnon:") }
@@ -44,15 +49,42 @@ extension Daemon {
         descriptors: descriptors,
         mappings: contents(of: folder + "/maps").utf8.count { $0 == UInt8(ascii: "\n") },
         threads: entries(in: folder + "/task"),
-        framesInUse: try counter("frames_in_use") - counter("rx_waiting"),
+        framesInUse: sum("frames_in_use") - sum("rx_waiting"),
         resident: resident.flatMap { Int($0) } ?? 0)
     }
+  }
+
+  /// The measure that later ones are compared with: what a front-end has left, or sent, is closed by a
+  /// thread of its own by and by, and whatever is counted until then never comes again.
+  func settledFootprint() throws -> Footprint {
+    var last = try footprint
+    var since = now()
+    try eventually(within: 60, "what it holds stands still") {
+      sleep(0.1)
+      let current = try footprint
+      if (current.descriptors, current.mappings, current.threads, current.framesInUse)
+        != (last.descriptors, last.mappings, last.threads, last.framesInUse)
+      {
+        since = now()
+      }
+      last = current
+      return now() - since > 1
+    }
+    return last
+  }
+
+  /// The same of a daemon whose front-end has left.
+  func idleFootprint() throws -> Footprint {
+    try eventually(within: 30, "the guest's memory is unmapped", log: process.log) {
+      guestMappings == 0
+    }
+    return try settledFootprint()
   }
 
   /// Waits until it holds what it held before, and no more.
   /// - Parameter otherMappings: how many more or fewer mappings are no matter.
   func expectFootprint(
-    _ before: Footprint, within seconds: Double = 10, _ occasion: String,
+    _ before: Footprint, within seconds: Double = 30, _ occasion: String,
     otherMappings: Int = Footprint.mappingsOfThread, location: SourceLocation = #_sourceLocation
   ) throws {
     var last = before

@@ -41,28 +41,51 @@ struct Guest {
   }
 
   /// Waits until it is up, after its start or a reboot, and gives it its address.
-  func waitUntilUp(within seconds: Int = 90) throws {
-    try wire.shell("guest_wait \(seconds); guest_address", within: Double(seconds) + 30)
+  func waitUntilUp(within seconds: Int = 400) throws {
+    try wire.shell("guest_wait \(seconds); guest_address", within: Double(seconds) + 90)
   }
 
   /// Runs a shell command in the guest.
   ///
   /// - Returns: what it prints.
   @discardableResult
-  func run(_ command: String, within seconds: Int = 60) throws -> String {
-    try wire.shell("guest_run -t \(seconds) '\(command)'", within: Double(seconds) + 15)
+  func run(_ command: String, within seconds: Int = 180) throws -> String {
+    try wire.shell("guest_run -t \(seconds) '\(command)'", within: Double(seconds) + 30)
   }
 
   /// Pings the far end from the guest.
   ///
-  /// - Returns: how many answers came.
+  /// - Returns: how many answers came until one did not.
   func ping(count: Int, size: Int = 56) throws -> Int {
-    let output = try run("ping -c \(count) -s \(size) -i 0.05 -W 2 10.77.0.1 || true")
-    guard let end = output.firstRange(of: " packets received") else {
-      throw HarnessError("no ping in the guest: \(output)")
-    }
-    return Int(String(output[..<end.lowerBound].reversed().prefix(while: \.isNumber).reversed()))!
+    try Wire.answers(in: run(Wire.pings("ping", "10.77.0.1", count: count, size: size)))
   }
+
+  /// What QEMU's monitor answers.
+  func ask(_ command: String) throws -> String {
+    try wire.shell("\(Guest.monitor)\nask '\(command)'")
+  }
+
+  /// For a script: `ask COMMAND` prints what the monitor answers, all of it: up to the answer to a second
+  /// command, a sum that nothing else prints.  Lines are without the blanks before them.  What was asked before may still be in the pipe.
+  static let monitor = """
+    ask() {
+      local number=$((RANDOM + 1)) from line said=
+      exec {from}<>"$GUEST_DIR/monitor.out"
+      while IFS= read -r -t 0.1 -u "$from" line; do :; done
+      guest_monitor "$*"
+      guest_monitor "print /d 77000000+$number"
+      while read -r -t 60 -u "$from" line; do
+        if [[ $line == *$((77000000 + number))* ]]; then
+          exec {from}>&-
+          printf '%s' "$said"
+          return 0
+        fi
+        said+=$line$'\n'
+      done
+      echo "the monitor does not answer: $said" >&2
+      return 1
+    }
+    """
 
   /// Whether the guest's driver and the device agreed on virtio feature `bit`.
   func hasFeature(_ bit: Int) throws -> Bool {
@@ -71,21 +94,42 @@ struct Guest {
     return bit < bits.count && bits[bit] == "1"
   }
 
-  /// One second of TCP, from the guest and to it; bits per second as the receiver saw them.
+  /// For a script: `serve` starts iperf3 at the far end for one test, and waits until it listens;
+  /// `served` waits for its end, before which another one would not get the port.
+  static let server = """
+    serve() {
+      ip netns exec "$NETNS_FAR" iperf3 --server --one-off "$@" >/dev/null 2>&1 &
+      server=$!
+      listens 5201
+    }
+    served() {
+      local try
+      for try in {1..300}; do
+        kill -0 "$server" 2>/dev/null || break
+        sleep 0.1
+      done
+      kill "$server" 2>/dev/null || true
+      wait "$server" || true
+    }
+    # Waits until somebody does at a port of the far end.
+    listens() {
+      until [[ -n $(netns_far ss -Hltn "sport = :$1") ]]; do sleep 0.05; done
+    }
+    """
+
+  /// 20 MB of TCP, from the guest and to it; bits per second as the receiver saw them.
   ///
-  /// The server is at the far end.
+  /// The server is at the far end.  So much, not so long: in a second a busy machine may do nothing.
   func iperf(toGuest: Bool, streams: Int = 1) throws -> Double {
     let direction = toGuest ? "--reverse" : ""
     let output = try wire.shell(
       """
-      netns_far iperf3 --server --one-off --bind $LAB_FAR_ADDRESS >/dev/null 2>&1 &
-      for try in {1..50}; do
-        [[ -n $(netns_far ss -Hltn "sport = :5201") ]] && break
-        sleep 0.1
-      done
-      guest_run "iperf3 --client $LAB_FAR_ADDRESS --time 1 --parallel \(streams) --json \(direction)"
-      kill $! 2>/dev/null || true
-      """, within: 60)
+      \(Guest.server)
+      serve --bind $LAB_FAR_ADDRESS
+      guest_run -t 180 \
+        "iperf3 --client $LAB_FAR_ADDRESS --bytes 20M --parallel \(streams) --json \(direction)"
+      served
+      """, within: 300)
     guard let end = output.firstRange(of: "\"sum_received\""),
       let label = output[end.upperBound...].firstRange(of: "\"bits_per_second\":"),
       let value = Double(
@@ -97,21 +141,22 @@ struct Guest {
   /// A file of random bytes goes to the guest, and the guest's copy comes back.
   ///
   /// - Returns: the SHA-256 of what was sent, of what the guest got, and of what came back.
-  func copyFile(megabytes: Int, within seconds: Int = 150) throws -> [String] {
+  func copyFile(megabytes: Int, within seconds: Int = 400) throws -> [String] {
     try wire.shell(
       """
+      \(Guest.server)
       mkdir $GUEST_DIR/files
       head -c \(megabytes)M /dev/urandom >$GUEST_DIR/files/sent
       sha256sum $GUEST_DIR/files/sent
-      netns_far busybox httpd -f -p $LAB_FAR_ADDRESS:80 -h $GUEST_DIR/files &
+      ip netns exec "$NETNS_FAR" busybox httpd -f -p $LAB_FAR_ADDRESS:80 -h $GUEST_DIR/files &
       server=$!
       trap 'kill $server' EXIT
-      sleep 0.2
+      listens 80
       guest_run -t \(seconds) "wget -q -O /tmp/file http://$LAB_FAR_ADDRESS/sent && sha256sum /tmp/file"
       guest_run 'httpd -p 80 -h /tmp'
       netns_far timeout \(seconds) busybox wget -q -O $GUEST_DIR/files/back http://$LAB_GUEST_ADDRESS/file
       sha256sum $GUEST_DIR/files/back
-      """, within: Double(seconds)
+      """, within: Double(2 * seconds + 60)
     ).split(separator: "\n").map { String($0.prefix(64)) }
   }
 

@@ -38,7 +38,7 @@ final class Testpmd {
 
   /// Waits until it takes commands: the device is negotiated and its rings are set up.
   func waitUntilReady() throws {
-    try process.waitFor("testpmd> ", within: 15, isPrompt: true)
+    try process.waitFor("testpmd> ", within: 60, isPrompt: true)
   }
 
   /// Gives it a command, and waits until it is done.
@@ -68,11 +68,40 @@ final class Testpmd {
     return Statistics(received: received, transmitted: transmitted)
   }
 
-  /// Forwards for so long.
-  func run(seconds: Double) throws -> Statistics {
+  /// Forwards for so long, and on until `isEnough` of what it has moved: it may stand still all the time.
+  func run(
+    seconds: Double,
+    until isEnough: (Statistics) throws -> Bool = { $0.received + $0.transmitted > 2000 }
+  ) throws -> Statistics {
+    let before = try counts()
     try start()
-    sleep(seconds)
+    try forward(seconds: seconds, since: before, until: isEnough)
     return try stop()
+  }
+
+  /// As `run`, when it has been started.
+  func forward(
+    seconds: Double, since before: Statistics, until isEnough: (Statistics) throws -> Bool
+  ) throws {
+    sleep(seconds)
+    try eventually(within: 30, "testpmd has moved enough", log: process.log) {
+      let counts = try counts()
+      return try isEnough(
+        Statistics(
+          received: counts.received - before.received,
+          transmitted: counts.transmitted - before.transmitted))
+    }
+  }
+
+  /// What its port has counted so far, while it forwards too.
+  func counts() throws -> Statistics {
+    let before = process.output.utf8.count
+    try process.type("show port stats 0")
+    let text = try process.waitFor("TX-packets:", after: before)
+    guard let received = number(after: "RX-packets:", in: text[...]),
+      let transmitted = number(after: "TX-packets:", in: text[...])
+    else { throw HarnessError("testpmd printed no statistics: \(text)") }
+    return Statistics(received: received, transmitted: transmitted)
   }
 
   /// A crash.
@@ -88,6 +117,55 @@ final class Testpmd {
 }
 
 extension Wire {
+  /// Sends frames in portions, each when `driver` has taken the one before.  Its rings have to hold one:
+  /// then nothing depends on when it runs, or the daemon.
+  func send(
+    count: Int, size: Int, perSecond rate: Int, to driver: Testpmd, portion: Int = 800
+  ) throws {
+    let program = Self.portionedSender(size: size, perSecond: rate)
+    let sender = try start(["python3", "-c", program], in: .far, name: "sender")
+    defer { sender.end() }
+    for sent in stride(from: 0, to: count, by: portion) {
+      let next = min(portion, count - sent)
+      try deliver(next, to: driver) {
+        let before = sender.output.utf8.count
+        try sender.type("\(next)")
+        try sender.waitFor("sent", after: before)
+      }
+    }
+  }
+
+  /// As `sendFlows`, in such portions.
+  func sendFlows(_ flows: Int, perFlow: Int, to driver: Testpmd) throws {
+    let most = max(1, 640 / flows)
+    for sent in stride(from: 0, to: perFlow, by: most) {
+      let next = min(most, perFlow - sent)
+      try deliver(flows * next, to: driver) { try sendFlows(flows, perFlow: next) }
+    }
+  }
+
+  private func deliver(_ count: Int, to driver: Testpmd, _ send: () throws -> Void) throws {
+    let before = try driver.counts().received
+    try send()
+    var taken = 0
+    do {
+      try eventually(within: 30, "all frames reach the driver") {
+        taken = try driver.counts().received - before
+        return taken >= count
+      }
+    } catch {
+      // Whoever lost one has counted it.
+      let daemon = processes.last { $0.name == "daemon" && $0.isRunning }.map {
+        Daemon(process: $0)
+      }
+      let counters = try daemon?.counters().filter { $0.value > 0 }.map { "\($0.line)" } ?? []
+      let interface = try shell("netns_near ethtool -S nic0; netns_near ip -s link show nic0")
+      throw HarnessError(
+        "\(taken) of \(count) frames reached the driver\n\(Set(counters).sorted().joined(separator: "\n"))\n"
+          + "\(interface)\n\(tail(of: driver.process.log, lines: 30))")
+    }
+  }
+
   /// A front-end that is ready to forward.
   func startTestpmd(
     _ mode: String, device: String = "", options: [String] = [], socket: String? = nil
@@ -98,13 +176,17 @@ extension Wire {
   }
 
   /// The counter once it stands still: everything under way has arrived.
-  func settled(_ end: End, _ name: String) throws -> Int {
+  ///
+  /// - Parameter expected: what it should come to.  What is under way may be held up for longer than a
+  ///   counter that stands still can tell.
+  func settled(_ end: End, _ name: String, atLeast expected: Int = 0) throws -> Int {
     var last = try counter(end, name)
-    try eventually(within: 10, "\(name) of \(end.interface) stands still") {
+    let patience = now() + 20
+    try eventually(within: 60, "\(name) of \(end.interface) stands still") {
       sleep(0.15)
       let current = try counter(end, name)
       defer { last = current }
-      return current == last
+      return current == last && (current >= expected || now() > patience)
     }
     return last
   }

@@ -14,6 +14,9 @@ func sleep(_ seconds: Double) {
 
 /// Waits until `condition` holds, looking every 10 ms.
 ///
+/// A limit is patience, not what is expected: a busy machine may stand still for seconds.  So the last look
+/// is one that began after the limit.
+///
 /// - Parameters:
 ///   - what: what is waited for, for the message when it does not come.
 ///   - log: a file whose last lines go into that message.
@@ -21,8 +24,10 @@ func eventually(
   within seconds: Double, _ what: String, log: String? = nil, _ condition: () throws -> Bool
 ) throws {
   let end = now() + seconds
-  while try !condition() {
-    guard now() < end else {
+  while true {
+    let isLast = now() >= end
+    if try condition() { return }
+    guard !isLast else {
       let context = log.map { "\n" + tail(of: $0) } ?? ""
       throw HarnessError("not within \(seconds) s: \(what)\(context)")
     }

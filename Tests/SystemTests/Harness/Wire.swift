@@ -68,7 +68,7 @@ final class Wire {
   /// - Returns: what it prints.
   /// - Throws: if its status is not 0 or it takes longer than `seconds`.
   @discardableResult
-  func shell(_ script: String, within seconds: Double = 30) throws -> String {
+  func shell(_ script: String, within seconds: Double = 120) throws -> String {
     let result = try attempt(script, within: seconds)
     guard result.status == .exited(0) else {
       throw HarnessError("\(script)\n\(result.status): \(result.output)")
@@ -78,7 +78,7 @@ final class Wire {
 
   /// As `shell`, with any status.
   func attempt(
-    _ script: String, within seconds: Double = 30
+    _ script: String, within seconds: Double = 120
   ) throws -> (status: ExitStatus, output: String) {
     let prelude = """
       set -euo pipefail
