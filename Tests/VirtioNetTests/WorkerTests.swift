@@ -139,7 +139,7 @@ struct WorkerTests {
   func fewDescriptors() async {
     await #expect(processExitsWith: .success) {
       // Ends the process if the device makes us wait.
-      alarm(60)
+      alarm(300)
       let ram = try GuestRAM(bytes: 1 << 20)
       let memory = try ram.memory()
       var limit = rlimit(rlim_cur: 200, rlim_max: 200)
