@@ -53,7 +53,7 @@ extension OnInterfaces {
             queue.send([frame()])
           }
           // A program's go a little later.
-          for _ in 0..<1000 where KernelObjects() != before { usleep(10_000) }
+          for _ in 0..<6000 where KernelObjects() != before { usleep(10_000) }
           guard KernelObjects() == before else { exit(3) }
         }
       }

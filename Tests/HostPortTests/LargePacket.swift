@@ -64,9 +64,9 @@ extension LargePacket {
 
 /// Gives a link a queueing discipline that holds so many bytes, behind the first 70,000, and lets
 /// hardly any go until ``speedUp(_:)``: a test that loses the CPU meanwhile finds it as it was.
-func holdBack(_ interface: XDPInterface, holding bytes: Int) {
+func holdBack(_ interface: XDPInterface, holding bytes: Int, rate: String = "8kbit") {
   #expect(
-    run("tc qdisc add dev \(interface.name) root tbf rate 8kbit burst 70000 limit \(bytes)"))
+    run("tc qdisc add dev \(interface.name) root tbf rate \(rate) burst 70000 limit \(bytes)"))
 }
 
 /// Lets what is held back go, with the next packet that is offered.
