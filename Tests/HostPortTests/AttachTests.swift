@@ -33,8 +33,7 @@ extension OnInterfaces {
           _ = queue
         }
         // A child that another test starts at this moment holds our descriptors until it runs.
-        for _ in 0..<1000 where AttachedProgram(on: a) != nil { usleep(10_000) }
-        #expect(AttachedProgram(on: a) == nil)
+        #expect(eventually { AttachedProgram(on: a) == nil })
         let port = try XDPPort(options(a, mode: .skb))
         #expect(AttachedProgram(on: a)?.mode == "skb")
         _ = port
@@ -53,8 +52,7 @@ extension OnInterfaces {
             queue.send([frame()])
           }
           // A program's go a little later.
-          for _ in 0..<6000 where KernelObjects() != before { usleep(10_000) }
-          guard KernelObjects() == before else { exit(3) }
+          guard eventually({ KernelObjects() == before }) else { exit(3) }
         }
       }
     }

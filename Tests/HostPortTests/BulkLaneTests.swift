@@ -190,8 +190,7 @@ extension OnInterfaces {
           let before = openDescriptors()
           for _ in 0..<20 { try use() }
           // A program's go a little later.
-          for _ in 0..<6000 where openDescriptors() > before { usleep(10_000) }
-          guard openDescriptors() <= before else { exit(3) }
+          guard eventually({ openDescriptors() <= before }) else { exit(3) }
         }
       }
     }

@@ -13,6 +13,15 @@ func frame(
   return bytes
 }
 
+/// Waits until something became true, at most a minute.
+func eventually(_ condition: () -> Bool) -> Bool {
+  for _ in 0..<6000 {
+    if condition() { return true }
+    usleep(10_000)
+  }
+  return false
+}
+
 extension FrameBatch {
   /// Writes a packet over as many reserved frames as it needs, from `index` on; returns how many,
   /// or nil if there are too few.

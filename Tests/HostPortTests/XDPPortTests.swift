@@ -181,7 +181,7 @@ extension OnInterfaces {
         let far = try #require(try XDPPort(options(b, mtu: mtu)).openQueue(0) as? XDPQueue)
         let frames = (0..<3).map { frame(number: $0) }
         near.send(frames)
-        for _ in 0..<5000 where far.statistics["rx_waiting"] != 3 { usleep(1000) }
+        #expect(eventually { far.statistics["rx_waiting"] == 3 })
         let ring = far.socket.rings.value.receive
         let second = Int((ring.peeked &+ 1) & (ring.size &- 1))
         unsafe ring.memory.entries.storeRelaxed64(16 * second, .max)
