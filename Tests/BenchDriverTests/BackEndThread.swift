@@ -20,7 +20,7 @@ final class BackEndThread {
         return
       }
       listening.fulfil(true)
-      for _ in 0..<5000 {
+      for _ in 0..<60_000 {
         if let socket = try? listener.accept() {
           try? BackEndThread.serve(socket, pairs)
           return

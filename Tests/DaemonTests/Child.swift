@@ -49,6 +49,13 @@ final class Child {
 
   func send(_ signal: CInt) { kill(pid, signal) }
 
+  /// Stops it; returns when each of its threads has.
+  func stop() {
+    send(SIGSTOP)
+    var code: CInt = 0
+    while unsafe waitpid(pid, &code, WUNTRACED) < 0 && errno == EINTR {}
+  }
+
   /// Reads to the end of both pipes and reaps the child.
   /// - Returns: the exit status, or 128 and the signal that ended it.
   func wait() -> Int {
@@ -63,12 +70,11 @@ final class Child {
   }
 
   /// Waits until stderr contains `text`, at most `seconds`.
-  func waitForError(_ text: String, seconds: Int = 10) -> Bool {
-    var poller = pollfd(fd: errorEnd.raw, events: Int16(POLLIN), revents: 0)
+  func waitForError(_ text: String, seconds: Int = 60) -> Bool {
     var buffer = [UInt8](repeating: 0, count: 4096)
     var tries = seconds * 10
     while !errors.contains(text), tries > 0 {
-      guard unsafe poll(&poller, 1, 100) > 0 else {
+      guard waitFor(Int16(POLLIN), of: errorEnd.raw, milliseconds: 100) != 0 else {
         tries -= 1
         continue
       }
@@ -85,8 +91,8 @@ final class Child {
 
     init() throws {
       var ends: [CInt] = [-1, -1]
-      guard unsafe pipe(&ends) == 0 else { throw Errno.current }
-      for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+      // At once: another test may start a child at this moment, which would hold them as long as it lives.
+      guard unsafe pipe2(&ends, O_CLOEXEC) == 0 else { throw Errno.current }
       reader = OwnedDescriptor(adopting: ends[0])
       writer = OwnedDescriptor(adopting: ends[1])
     }
@@ -103,3 +109,6 @@ final class Child {
     }
   }
 }
+
+@_silgen_name("pipe2")
+private func pipe2(_ ends: UnsafeMutablePointer<CInt>, _ flags: CInt) -> CInt

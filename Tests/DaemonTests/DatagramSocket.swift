@@ -27,7 +27,7 @@ struct DatagramSocket: ~Copyable {
   }
 
   /// The next datagram; nil if none comes in time.
-  func next(within milliseconds: CInt = 5000) -> String? {
+  func next(within milliseconds: CInt = 30_000) -> String? {
     let events = waitFor(Int16(POLLIN), of: descriptor.raw, milliseconds: milliseconds)
     guard events != 0 else { return nil }
     var buffer = [UInt8](repeating: 0, count: 4096)

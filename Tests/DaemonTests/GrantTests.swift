@@ -23,7 +23,14 @@ struct GrantTests {
       let given = OwnedDescriptor(adopting: ends[1])
       // A copy without FD_CLOEXEC, out of the way; it closes itself in the shell.
       let copy = OwnedDescriptor(adopting: fcntl(given.raw, F_DUPFD, 100))
-      let script = "exec \"$0\" \"$@\" \(number)<&\(copy.raw) \(copy.raw)<&-"
+      // What other tests have open without FD_CLOEXEC at this moment would take numbers away.
+      let script = """
+        for file in /proc/self/fd/*; do
+          file=${file##*/}
+          ((file < 3 || file == \(copy.raw))) || exec {file}<&-
+        done
+        exec "$0" "$@" \(number)<&\(copy.raw) \(copy.raw)<&-
+        """
       let child = try Child([
         "bash", "-c", script, program, "grant", "--user=65534", "--group=65534", "--",
         "--fd=\(number)", "--interface=dmn0", "--dedicated", "--log-level=debug",

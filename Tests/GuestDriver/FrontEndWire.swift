@@ -64,7 +64,7 @@ public enum FrontEndError: Error, Equatable, Sendable {
   case system(Errno)
   /// The back-end closed the connection.
   case closed
-  /// Nothing came for five seconds.
+  /// Nothing came for a minute.
   case timeout
   /// The reply does not fit the request: number, flags and size as received.
   case badReply(request: UInt32, flags: UInt32, size: UInt32)
@@ -96,7 +96,7 @@ public struct FrontEndSocket: ~Copyable, Sendable {
   public init(adopting socket: consuming OwnedDescriptor) throws(FrontEndError) {
     self.socket = socket
     // A back-end that never answers fails a test instead of hanging it.
-    var limit = timeval(tv_sec: 5, tv_usec: 0)
+    var limit = timeval(tv_sec: 60, tv_usec: 0)
     let raw = self.socket.raw
     let code = unsafe setsockopt(
       raw, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))

@@ -32,23 +32,28 @@ extension OnInterfaces {
           #expect(AttachedProgram(on: a)?.isOurs == true)
           _ = queue
         }
-        #expect(AttachedProgram(on: a) == nil)
+        // A child that another test starts at this moment holds our descriptors until it runs.
+        #expect(eventually { AttachedProgram(on: a) == nil })
         let port = try XDPPort(options(a, mode: .skb))
         #expect(AttachedProgram(on: a)?.mode == "skb")
         _ = port
       }
     }
 
+    // In a process of its own, since other tests have interfaces at the same time.
     @Test("opening and closing a port leaves no descriptor and no mapping behind")
-    func leaks() throws {
-      try PrivateNetwork.withVeth { a, _ in
-        let before = KernelObjects.fewest()
-        for _ in 0..<5 {
-          let queue = try XDPPort(options(a)).openQueue(0)
-          #expect(KernelObjects() != before)
-          queue.send([frame()])
+    func leaks() async {
+      await #expect(processExitsWith: .success) {
+        try PrivateNetwork.withVeth { a, _ in
+          let before = KernelObjects()
+          for _ in 0..<5 {
+            let queue = try XDPPort(options(a)).openQueue(0)
+            guard KernelObjects() != before else { exit(2) }
+            queue.send([frame()])
+          }
+          // A program's go a little later.
+          guard eventually({ KernelObjects() == before }) else { exit(3) }
         }
-        #expect(KernelObjects.fewest() == before)
       }
     }
 
@@ -92,10 +97,13 @@ extension OnInterfaces {
         let message = refusal { () throws(PortError) in _ = try port.openQueue(0) }
         var end = timespec()
         unsafe clock_gettime(CLOCK_MONOTONIC, &end)
-        let reason = "axt0 queue 0 is in use by another AF_XDP socket (EBUSY), of no process"
-        #expect(message?.contains(reason) == true, "\(message ?? "")")
+        let reason = "axt0 queue 0 is in use by another AF_XDP socket (EBUSY)"
+        let isAlone = message?.contains(reason + ", of no process") == true
+        // Whoever else has such sockets on this machine may be the one, and is waited for less long.
+        let hasOthers = message?.contains(reason + "; AF_XDP sockets are open in process ") == true
+        #expect(isAlone || hasOthers, "\(message ?? "")")
         let seconds = Double(end.tv_sec - start.tv_sec) + Double(end.tv_nsec - start.tv_nsec) / 1e9
-        #expect(seconds > 14 && seconds < 40, "\(seconds) s")
+        #expect(seconds > (isAlone ? 14 : 0.9) && seconds < 60, "\(seconds) s")
         _ = first
       }
     }
@@ -193,18 +201,6 @@ private struct ForeignProgram: ~Copyable {
 private struct KernelObjects: Equatable {
   var bpf = 0
   var rings = 0
-
-  /// Of half a second: tests that run beside these have some too, for a moment.
-  static func fewest() -> KernelObjects {
-    var fewest = KernelObjects()
-    for _ in 0..<100 {
-      usleep(5000)
-      let now = KernelObjects()
-      fewest.bpf = min(fewest.bpf, now.bpf)
-      fewest.rings = min(fewest.rings, now.rings)
-    }
-    return fewest
-  }
 
   init() {
     for descriptor in 0..<1024 {

@@ -62,13 +62,14 @@ extension OnInterfaces {
     @Test("a full frame with a provider's tag, which a packet socket refuses, waits for AF_XDP")
     func providerTag() throws {
       try PrivateNetwork.withVeth { a, b in
-        holdBack(a, holding: 300_000)
+        // Nothing is offered that has the rest follow sooner: the socket refuses the frame by itself.
+        holdBack(a, holding: 300_000, rate: "64kbit")
         let queue = try patientQueue(bulkOptions(a))
         let kernel = try PacketSocket(b)
         var full = frame(size: 1518, number: 3)
         full.replaceSubrange(12..<18, with: [0x88, 0xa8, 0, 5, 0x88, 0xb5])
         queue.send([full])
-        #expect(kernel.collect().map(\.count).contains { $0 >= 1514 }, "by AF_XDP")
+        #expect(kernel.collect(atLeast: 1).map(\.count).contains { $0 >= 1514 }, "by AF_XDP")
         while LargePacket(payload: 60000).send(by: queue) == .taken {}
         speedUp(a, holding: 300_000)
         queue.send([full])
@@ -77,7 +78,7 @@ extension OnInterfaces {
         let isFull = { (frame: [UInt8]) in frame.count == 1514 || frame.count == 1518 }
         let got = kernel.collect(until: isFull)
         #expect(got.last.map(isFull) == true, "by the lane")
-        #expect(LargePacket(payload: 60000).send(by: queue) == .taken, "and the lane is open again")
+        #expect(LargePacket(payload: 60000).sendInTime(by: queue).isTaken, "the lane is open again")
       }
     }
 
@@ -109,7 +110,7 @@ extension OnInterfaces {
         let waiting = queue.lane.waiting.count
         #expect(waiting == 32)
         queue.transmit(promised, count: 32)
-        for _ in 0..<1000 where queue.flush() { usleep(1000) }
+        for _ in 0..<5000 where queue.flush() { usleep(1000) }
         #expect(queue.statistics["link_down"] == 0)
         let expected = [Int](repeating: 200, count: 64) + [Int](repeating: 100, count: 32)
         #expect(kernel.collect(atLeast: 96).map(\.count) == expected)

@@ -1,5 +1,6 @@
 // A packet that is to be cut, and how it is handed to a port queue.
 import AFXDP
+import Glibc
 import Linux
 import Packet
 import SharedRing
@@ -43,11 +44,29 @@ struct LargePacket {
   }
 }
 
+extension LargePacket {
+  /// Sends it as soon as nothing is in its way: a busy machine may leave what went before on its way for a
+  /// while.
+  /// - Returns: whether it was taken, and how often it was to be cut before.
+  func sendInTime(by queue: any HostPortQueue) -> (isTaken: Bool, cut: UInt64) {
+    var cut: UInt64 = 0
+    for _ in 0..<10_000 {
+      switch send(by: queue) {
+      case .taken: return (true, cut)
+      case .cut: cut += 1
+      case .wait: break
+      }
+      usleep(1000)
+    }
+    return (false, cut)
+  }
+}
+
 /// Gives a link a queueing discipline that holds so many bytes, behind the first 70,000, and lets
 /// hardly any go until ``speedUp(_:)``: a test that loses the CPU meanwhile finds it as it was.
-func holdBack(_ interface: XDPInterface, holding bytes: Int) {
+func holdBack(_ interface: XDPInterface, holding bytes: Int, rate: String = "8kbit") {
   #expect(
-    run("tc qdisc add dev \(interface.name) root tbf rate 64kbit burst 70000 limit \(bytes)"))
+    run("tc qdisc add dev \(interface.name) root tbf rate \(rate) burst 70000 limit \(bytes)"))
 }
 
 /// Lets what is held back go, with the next packet that is offered.

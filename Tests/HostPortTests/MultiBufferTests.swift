@@ -73,7 +73,7 @@ extension OnInterfaces {
         let far = try XDPPort(options(b, mtu: 9000)).openQueue(0)
         let frames = (0..<20).map { frame(size: $0 % 3 == 0 ? 100 : 9000, number: $0) }
         #expect(near.send(frames) == 20)
-        usleep(20_000)
+        #expect(eventually { far.statistics["rx_waiting"] == 20 })
         var seen = 0
         for capacity in [3, 4, 5, 7].lazy.flatMap({ Array(repeating: $0, count: 10) })
         where seen < 20 {
@@ -137,7 +137,7 @@ extension OnInterfaces {
         for (i, packet) in packets.enumerated() { #expect(batch.write(packet, at: 3 * i) == 3) }
         unsafe batch[4].length = 0
         near.transmit(batch, count: 9)
-        while near.flush() {}
+        while near.flush() { usleep(100) }
         #expect(far.collect(2) == [packets[0], packets[2]])
         #expect(near.statistics["invalid_frames"] == 1)
         #expect(near.freeTransmitFrames(expecting: 1024) == 1024)
@@ -169,7 +169,7 @@ extension OnInterfaces {
         // Three entries each: more than two batches full.
         let tooLong = (0..<50).map { frame(size: 9000, number: $0) }
         #expect(sender.send(tooLong + [good]) == 51)
-        for _ in 0..<1000 {
+        for _ in 0..<5000 {
           let slots = receiver.socket.rings.value.receive.peek(152)
           receiver.socket.rings.value.receive.cancel(slots.count)
           if slots.count == 152 { break }

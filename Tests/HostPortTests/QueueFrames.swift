@@ -13,6 +13,15 @@ func frame(
   return bytes
 }
 
+/// Waits until something became true, at most a minute.
+func eventually(_ condition: () -> Bool) -> Bool {
+  for _ in 0..<6000 {
+    if condition() { return true }
+    usleep(10_000)
+  }
+  return false
+}
+
 extension FrameBatch {
   /// Writes a packet over as many reserved frames as it needs, from `index` on; returns how many,
   /// or nil if there are too few.
@@ -51,13 +60,17 @@ extension HostPortQueue {
       }
       transmit(batch, count: filled)
       if sent == before { break }
-      for _ in 0..<1000 where flush() { usleep(100) }
+      for _ in 0..<10_000 {
+        if !flush() { break }
+        usleep(100)
+      }
     }
     return sent
   }
 
-  /// Receives until `count` frames have come or `milliseconds` have passed without one.
-  func collect(_ count: Int, milliseconds: Int = 500) -> [[UInt8]] {
+  /// Receives until `count` frames have come or `milliseconds` have passed without one.  A thread of the
+  /// kernel may have to bring them, which waits for a CPU as others do.
+  func collect(_ count: Int, milliseconds: Int = 5000) -> [[UInt8]] {
     let batch = FrameBatch()
     var frames: [[UInt8]] = []
     var packet: [UInt8] = []
@@ -86,7 +99,7 @@ extension HostPortQueue {
   }
 
   /// Transmit frames that can be reserved at once; all are given back.
-  func freeTransmitFrames(milliseconds: Int = 200, expecting expected: Int) -> Int {
+  func freeTransmitFrames(milliseconds: Int = 5000, expecting expected: Int) -> Int {
     var found = 0
     for _ in 0..<milliseconds {
       let all = FrameBatch(capacity: 8192)

@@ -79,7 +79,8 @@ extension OnInterfaces {
         far.recycle(kept)
         let last = frame(size: 100, number: 9999)
         near.send([last])
-        #expect(far.collect(1) == [last])
+        // Some may have been on their way still.
+        #expect(far.collect(numbers - 200 + 1).last == last)
       }
     }
 
@@ -91,7 +92,7 @@ extension OnInterfaces {
         for _ in 0..<50 { near.send((0..<100).map { frame(number: $0) }) }
         usleep(50_000)
         // Receive ring 2048, fill ring 2048: what does not fit is dropped.
-        let got = far.collect(5000)
+        let got = far.collect(5000, milliseconds: 500)
         #expect(got.count >= 2048 && got.count < 5000)
         let statistics = far.statistics
         let lost = (statistics["rx_ring_full"] ?? 0) + (statistics["rx_dropped"] ?? 0)
@@ -125,8 +126,8 @@ extension OnInterfaces {
           frame(to: other, number: 6),
         ]
         wire.send(frames)
-        #expect(queue.collect(4, milliseconds: 200) == [0, 2, 3, 4].map { frames[$0] })
-        #expect(kernel.collect() == [frames[1], frames[5]])
+        #expect(queue.collect(4) == [0, 2, 3, 4].map { frames[$0] })
+        #expect(kernel.collect(atLeast: 2) == [frames[1], frames[5]])
       }
     }
 
@@ -137,7 +138,7 @@ extension OnInterfaces {
         let kernel = try PacketSocket(a)
         let wire = try XDPPort(options(b)).openQueue(0)
         wire.send([frame(number: 1)])
-        #expect(kernel.collect() == [frame(number: 1)])
+        #expect(kernel.collect(atLeast: 1) == [frame(number: 1)])
         _ = port
       }
     }
@@ -180,7 +181,7 @@ extension OnInterfaces {
         let far = try #require(try XDPPort(options(b, mtu: mtu)).openQueue(0) as? XDPQueue)
         let frames = (0..<3).map { frame(number: $0) }
         near.send(frames)
-        for _ in 0..<1000 where far.statistics["rx_waiting"] != 3 { usleep(1000) }
+        #expect(eventually { far.statistics["rx_waiting"] == 3 })
         let ring = far.socket.rings.value.receive
         let second = Int((ring.peeked &+ 1) & (ring.size &- 1))
         unsafe ring.memory.entries.storeRelaxed64(16 * second, .max)
@@ -203,8 +204,9 @@ extension OnInterfaces {
           unsafe batch[i].length = length
         }
         near.transmit(batch, count: 3)
-        while near.flush() {}
-        #expect(far.collect(2, milliseconds: 50) == [frame(number: 1)])
+        while near.flush() { usleep(100) }
+        #expect(far.collect(1) == [frame(number: 1)])
+        #expect(far.collect(1, milliseconds: 50) == [])
         #expect(near.statistics["invalid_frames"] == 2)
         #expect(near.statistics["tx_invalid_descs"] == 0)
         #expect(near.freeTransmitFrames(expecting: 1024) == 1024)

@@ -32,7 +32,8 @@ struct EpollTests {
     let start = MonotonicClock.nanoseconds
     set.wait(nanoseconds: 300_000)
     let waited = MonotonicClock.nanoseconds - start
-    #expect((300_000...1_000_000_000).contains(waited))
+    // Not as many microseconds; a machine may be busy for a while.
+    #expect((300_000...60_000_000_000).contains(waited))
     event.signal()
     set.wait(nanoseconds: nil)
     // By edge, it has been reported.
@@ -80,10 +81,13 @@ struct EpollTests {
   func hangUp() throws {
     let set = try EpollSet()
     var ends: [CInt] = [0, 0]
-    #expect(unsafe pipe(&ends) == 0)
+    #expect(unsafe pipe2(&ends, O_CLOEXEC) == 0)
     try set.add(ends[0], .none, tag: 5)
     close(ends[1])
-    #expect(ready(set)[5]?.contains(.hangUp) == true)
+    // A child that another test starts at this moment holds it, too, until it runs.
+    var events: [UInt64: EpollSet.Interest] = [:]
+    set.wait(milliseconds: 30_000) { events[$0] = $1 }
+    #expect(events[5]?.contains(.hangUp) == true)
     close(ends[0])
   }
 }

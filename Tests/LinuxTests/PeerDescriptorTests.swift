@@ -38,7 +38,7 @@ struct PeerDescriptorTests {
           unsafe socketpair(AF_UNIX, CInt(type.rawValue | SOCK_CLOEXEC.rawValue), 0, &ends)
         }
       } else {
-        try checkedCall { unsafe Glibc.pipe(&ends) }
+        try checkedCall { unsafe pipe2(&ends, O_CLOEXEC) }
       }
       first = OwnedDescriptor(adopting: ends[0])
       second = OwnedDescriptor(adopting: ends[1])
@@ -100,7 +100,7 @@ struct PeerDescriptorTests {
     try fill(raw)
 
     let clock = ContinuousClock()
-    #expect(clock.measure { ours.signal() } < .seconds(5))
+    #expect(clock.measure { ours.signal() } < .seconds(60))
     #expect(peer.reasons == .eventBlocked)
     var poller = pollfd(fd: peer.descriptor!, events: Int16(POLLIN), revents: 0)
     #expect(unsafe poll(&poller, 1, 0) == 1)
@@ -166,7 +166,7 @@ struct PeerDescriptorTests {
       })
     let raw = try checkedCall { fcntl(socket.raw, F_DUPFD_CLOEXEC, 700) }
     clinux_foreign_close(raw)
-    for _ in 0..<2000 where fcntl(raw, F_GETFD) >= 0 { usleep(1000) }
+    for _ in 0..<20_000 where fcntl(raw, F_GETFD) >= 0 { usleep(1000) }
     #expect(fcntl(raw, F_GETFD) < 0)
     let event = try EventDescriptor()
     let copy = try checkedCall { fcntl(event.raw, F_DUPFD_CLOEXEC, 700) }

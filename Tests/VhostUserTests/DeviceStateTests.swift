@@ -44,6 +44,15 @@ struct DeviceStateTests {
     }
 
     func write(_ bytes: [UInt8]) { _ = unsafe Glibc.write(ours!.raw, bytes, bytes.count) }
+
+    /// Lets go of both ends, ours first, and returns when nobody writes any more: a child that another test
+    /// starts at this moment holds our descriptors until it runs.
+    func finish() {
+      ours = nil
+      var poller = pollfd(fd: theirs!.raw, events: 0, revents: 0)
+      while unsafe poll(&poller, 1, 30_000) < 0 && errno == EINTR {}
+      theirs = nil
+    }
   }
 
   private func save(_ front: ScriptedFrontEnd) throws -> [UInt8] {
@@ -58,9 +67,8 @@ struct DeviceStateTests {
   private func load(_ state: [UInt8], into front: ScriptedFrontEnd) throws -> [UInt8]? {
     let channel = try Channel(weWrite: true)
     #expect(try front.send(42, bytes(1), descriptors: [channel.theirs!.raw]) == bytes(0x100))
-    channel.theirs = nil
     channel.write(state)
-    channel.ours = nil
+    channel.finish()
     return try front.send(43)
   }
 
@@ -142,9 +150,8 @@ struct DeviceStateTests {
     try front.shareMemory()
     let channel = try Channel(weWrite: true)
     #expect(try front.send(42, bytes(1), descriptors: [channel.theirs!.raw]) == bytes(0x100))
-    channel.theirs = nil
     channel.write(state)
-    channel.ours = nil
+    channel.finish()
     try front.setUp(0)
     #expect(try front.send(43) == bytes(1))
     #expect(front.warnings.last!.contains("rings must be stopped"))

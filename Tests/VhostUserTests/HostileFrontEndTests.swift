@@ -252,6 +252,8 @@ extension PostcopyTests {
     }
   }
 
+  /// - Returns: one whose session has ended already, where a machine holds us up for longer than pages are
+  ///   waited for.
   private func arriving(
     _ change: (BackEnd) -> Void = { _ in }
   ) throws -> ScriptedFrontEnd {
@@ -261,7 +263,9 @@ extension PostcopyTests {
     change(front.back)
     try front.negotiate()
     try front.send(28)
-    #expect(try front.acknowledged(29) == 0)
+    let answer = try front.acknowledged(29)
+    guard front.outcome == nil else { return front }
+    #expect(answer == 0)
     let file = try memoryFile(1 << 20)
     try front.send(37, bytes(0) + region(.megabyte), descriptors: [file.raw])
     return front
@@ -281,16 +285,21 @@ extension PostcopyTests {
 
   @Test("pages that keep the control thread since before there were any end the session")
   func keptThread() throws {
-    let front = try arriving {
-      $0.pagePatience = 200
-      $0.controlThread(isBusy: true)
+    for patience in [200, 2000, 10_000] as [UInt64] {
+      let front = try arriving {
+        $0.pagePatience = patience
+        $0.controlThread(isBusy: true)
+      }
+      if front.back.memory.regions.isEmpty { continue }
+      let thread = try toucher(of: front)
+      thread.join()
+      // The alarm comes after the pages.
+      for _ in 0..<30_000 where front.back.alarm.reasons == [] { usleep(1000) }
+      front.run()
+      #expect(front.outcome == .failure(.pagesMissing))
+      return
     }
-    let thread = try toucher(of: front)
-    thread.join()
-    // The alarm comes after the pages.
-    for _ in 0..<2000 where front.back.alarm.reasons == [] { usleep(1000) }
-    front.run()
-    #expect(front.outcome == .failure(.pagesMissing))
+    Issue.record("no memory was shared in time")
   }
 
   @Test("pages that do not come are given up when workers do not answer, and the session ends")

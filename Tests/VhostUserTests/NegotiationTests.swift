@@ -218,11 +218,11 @@ struct NegotiationTests {
     let second = try Pipe()
     #expect(try front.acknowledged(21, descriptors: [first.writeEnd!.raw]) == 0)
     first.writeEnd = nil
-    #expect(!first.isClosed)
+    #expect(first.isOpen)
     #expect(try front.acknowledged(21, descriptors: [second.writeEnd!.raw]) == 0)
     second.writeEnd = nil
     #expect(first.isClosed)
-    #expect(!second.isClosed)
+    #expect(second.isOpen)
     front.hangUp()
     front.run()
     #expect(second.isClosed)

@@ -19,12 +19,17 @@ final class Pipe {
   /// What comes out of the write end, which is one of two alike.
   func write(_ bytes: [UInt8]) { _ = unsafe Glibc.write(readEnd.raw, bytes, bytes.count) }
 
-  /// Whether no process holds the write end.  What a peer has sent may be closed by a thread of its own, so
-  /// that is waited for.
-  var isClosed: Bool {
+  /// Whether no process holds the write end.  What a peer has sent may be closed by a thread of its own, and
+  /// a child that another test starts holds it until it runs, so that is waited for.
+  var isClosed: Bool { hangsUp(within: 30_000) }
+
+  /// Whether somebody holds the write end, and goes on holding it for a while.
+  var isOpen: Bool { !hangsUp(within: 2000) }
+
+  private func hangsUp(within milliseconds: CInt) -> Bool {
     var poller = pollfd(fd: readEnd.raw, events: 0, revents: 0)
     var ready: CInt = -1
-    repeat { ready = unsafe poll(&poller, 1, 2000) } while ready < 0 && errno == EINTR
+    repeat { ready = unsafe poll(&poller, 1, milliseconds) } while ready < 0 && errno == EINTR
     return ready == 1 && poller.revents & Int16(POLLHUP) != 0
   }
 }

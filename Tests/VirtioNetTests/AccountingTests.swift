@@ -88,7 +88,7 @@ struct AccountingTests {
         guest.giveBuffers(64 - guest.drivers[2 * pair].outstanding, pair: pair)
         while guest.drivers[2 * pair + 1].outstanding < 60 { guest.send(frame(60), pair: pair) }
       }
-      let accounts = Accounts(guest.device.counterReport)
+      let accounts = Accounts(guest.device.settledReport)
       try #require(accounts.complaint == nil, "round \(round): \(accounts.complaint!): \(accounts)")
       last = accounts.delivered + accounts.given
     }
@@ -102,7 +102,7 @@ struct AccountingTests {
     guest.send(frame(60))
     guest.device.announce((2, 0, 0, 0, 0, 9))
     #expect(eventually { guest.port[0].transmittedCount == 2 })
-    let accounts = Accounts(guest.device.counterReport)
+    let accounts = Accounts(guest.device.settledReport)
     #expect(accounts.complaint == nil && accounts.given == 2, "\(accounts)")
     #expect(accounts.sum("worker", "announcements") == 1)
   }
@@ -116,7 +116,7 @@ struct AccountingTests {
     guest.send(frame(60))
     #expect(eventually { guest.port[0].transmittedCount == 1 })
     guest.device.announce((2, 0, 0, 0, 0, 9))
-    let accounts = Accounts(guest.device.counterReport)
+    let accounts = Accounts(guest.device.settledReport)
     #expect(accounts.complaint == nil, "\(accounts)")
     #expect(accounts.sum("worker", "dropped_announcements") == 1)
   }

@@ -109,7 +109,7 @@ private struct Wire {
     let batch = FrameBatch()
     var frames: [[UInt8]] = []
     var idle = 0
-    while frames.count < count, idle < 500 {
+    while frames.count < count, idle < 10_000 {
       far.receive(into: batch)
       if batch.count == 0 {
         usleep(1000)
@@ -252,9 +252,9 @@ private struct OpenChecksums: ~Copyable {
     socket = opened
   }
 
-  /// The next packet behind its virtio_net_hdr; nil: none within half a second.
+  /// The next packet behind its virtio_net_hdr; nil: none within ten seconds.
   func next() -> (header: [UInt8], bytes: [UInt8])? {
-    guard waitFor(Int16(POLLIN), of: socket.raw, milliseconds: 500) != 0 else { return nil }
+    guard waitFor(Int16(POLLIN), of: socket.raw, milliseconds: 10_000) != 0 else { return nil }
     var bytes = [UInt8](repeating: 0, count: 4096)
     let count = unsafe recv(socket.raw, &bytes, bytes.count, 0)
     guard count >= 10 else { return nil }

@@ -194,9 +194,9 @@ final class ForwardingGuest {
     do throws(FrontEndError) { return try channel.receive().request } catch .timeout { return nil }
   }
 
-  /// Waits, at most five seconds, until something became true.
+  /// Waits until something became true; thirty thousand looks, a millisecond apart, at most.
   func eventually(_ condition: () throws -> Bool) rethrows -> Bool {
-    for _ in 0..<5000 {
+    for _ in 0..<30_000 {
       if try condition() { return true }
       usleep(1000)
     }

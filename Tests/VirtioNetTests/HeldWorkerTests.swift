@@ -59,9 +59,9 @@ struct HeldWorkerTests {
     for _ in 0..<1000 { device.announce((2, 0, 0, 0, 0, 9)) }
     queue.open()
     // Answered when everything before it is done.
-    #expect(device.counterReport.hasSuffix("dropped_announcements 1"))
+    #expect(device.settledReport.hasSuffix("dropped_announcements 1"))
     device.announce((2, 0, 0, 0, 0, 9))
-    #expect(device.counterReport.hasSuffix("dropped_announcements 2"))
+    #expect(device.settledReport.hasSuffix("dropped_announcements 2"))
   }
 
   @Test("a refused translation waits for it, so those do not pile up either")

@@ -82,7 +82,7 @@ final class IommuGuest {
         var poller = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
         _ = unsafe poll(&poller, 1, 100)
         do { _ = try back.handleReadable() } catch { lines.add("\(error)") }
-        let report = device.counterReport
+        let report = device.settledReport
         lines.report.withLock { $0 = report }
       }
       device.stop()

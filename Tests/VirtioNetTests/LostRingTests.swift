@@ -68,6 +68,8 @@ struct LostRingTests {
       usleep(2000)
     }
     #expect(eventually { scene.error.drain() })
+    // The line comes after the signal.
+    #expect(eventually { scene.lines.all.withLock { !$0.isEmpty } })
     usleep(20_000)
     #expect(!scene.error.drain())
     #expect(scene.faults == 1)

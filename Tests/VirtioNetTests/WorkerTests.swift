@@ -41,8 +41,10 @@ struct WorkerTests {
     let thread = try PinnedThread(name: "no-rings") {
       _ = try? Worker(mailbox: mailbox, counters: counters) { _ in }.run()
     }
-    for number in 1...40 {
-      mailbox.post(.showSign(UInt64(number)))
+    for number in 1...40 as ClosedRange<UInt64> {
+      let sleeps = counters.sleeps.current
+      mailbox.post(.showSign(number))
+      #expect(eventually { counters.sign.current == number && counters.sleeps.current > sleeps })
       usleep(5000)
     }
     mailbox.post(.end)
@@ -137,7 +139,7 @@ struct WorkerTests {
   func fewDescriptors() async {
     await #expect(processExitsWith: .success) {
       // Ends the process if the device makes us wait.
-      alarm(60)
+      alarm(300)
       let ram = try GuestRAM(bytes: 1 << 20)
       let memory = try ram.memory()
       var limit = rlimit(rlim_cur: 200, rlim_max: 200)

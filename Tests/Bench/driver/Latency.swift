@@ -57,20 +57,22 @@ struct LatencyCommand: ParsableCommand {
 
 /// Round trips through one queue pair.
 struct LatencyCourse<Ring: PollingRing & ~Copyable>: ~Copyable {
-  /// How long a frame may take, in nanoseconds.
-  private static var patience: UInt64 { 200_000_000 }
-
   private let pair: QueuePair<Ring>
   private let gap: UInt64
   private let isRandom: Bool
+  /// How long a frame may take, in nanoseconds.
+  private let patience: UInt64
   private var generator = SeededGenerator(seed: 1)
   private var number: UInt64 = 0
   private var times = RoundTrips()
   private var lost = 0
   private var kicksBefore = 0
 
-  init(_ pair: QueuePair<Ring>, gap: UInt64, isRandom: Bool) {
+  init(
+    _ pair: QueuePair<Ring>, gap: UInt64, isRandom: Bool, patience: UInt64 = 200_000_000
+  ) {
     self.pair = pair
+    self.patience = patience
     self.gap = gap
     self.isRandom = isRandom
   }
@@ -126,7 +128,7 @@ struct LatencyCourse<Ring: PollingRing & ~Copyable>: ~Copyable {
       }
       let end = now()
       if length < 0 {
-        if end &- begin > Self.patience { return nil }
+        if end &- begin > patience { return nil }
         continue
       }
       let received = pair.read(length)
