@@ -107,8 +107,7 @@ guest_command_line() {
 }
 
 # A kernel that measures the time-stamp counter by an emulated timer, on a machine that is busy just
-# then, may take it for one of 46 MHz: its clock runs ahead by minutes, is corrected, and stands still
-# until the time has come.
+# then, may take one of 2,600 MHz for one of 46: its clock is a minute ahead before it is corrected.
 guest_clock() {
   [[ ${ACCEL:-$(guest_accel)} == kvm* ]] || echo "tsc_early_khz=$("$GUEST_CACHE/bin/tsc-khz")"
 }
@@ -143,24 +142,16 @@ guest_run() {
 }
 
 # guest_exchange SECONDS NUMBER [REQUEST]: writes the request, reads lines up to the one that
-# begins with NUMBER, and sets guest_status and guest_answer from it. The pipes are opened for
-# both directions, so that neither end waits for the other to open its own.
+# begins with NUMBER, and sets guest_status and guest_answer from it.
 guest_exchange() {
   local seconds=$1 wanted=$2 request=${3:-} end=$((SECONDS + $1)) result=1
-  local to from lock line part='' number status answer
-  exec {lock}>>"$GUEST_DIR/control.lock" {to}<>"$GUEST_DIR/control.in" \
-    {from}<>"$GUEST_DIR/control.out"
+  local to from lock number status answer
+  exec {lock}>>"$GUEST_DIR/control.lock"
+  guest_open control
   if flock -w "$seconds" "$lock"; then
     [[ -z $request ]] || printf '%s\n' "$request" >&"$to"
-    while ((SECONDS < end)) && guest_pid >/dev/null; do
-      # A line that is cut off by the time limit is continued by the next read.
-      line=
-      if ! IFS= read -r -t 1 -u "$from" line; then
-        part+=$line
-        continue
-      fi
-      read -r number status answer <<<"$part$line"
-      part=
+    while guest_line "$from" "$end"; do
+      read -r number status answer <<<"$guest_line"
       if [[ $number == "$wanted" ]]; then
         guest_status=$status guest_answer=$answer result=0
         break
@@ -169,6 +160,34 @@ guest_exchange() {
   fi
   exec {lock}>&- {to}>&- {from}<&-
   return $result
+}
+
+# guest_open CHANNEL: opens both pipes of it as `to` and `from`, and does not wait for the other end to
+# open its own.
+guest_open() {
+  local both
+  exec {to}<>"$GUEST_DIR/$1.in" {both}<>"$GUEST_DIR/$1.out"
+  exec {from}<"$GUEST_DIR/$1.out"
+  exec {both}>&-
+}
+
+# guest_line FROM END: sets guest_line to the next line; fails when END is there (in SECONDS of the
+# shell), or when QEMU has ended.
+guest_line() {
+  local part
+  guest_line=
+  while ((SECONDS < $2)); do
+    # As long as it takes, in one go: what comes just when the time of a read is over, bash loses.
+    if IFS= read -r -t $(($2 - SECONDS)) -u "$1" part; then
+      guest_line+=$part
+      return 0
+    fi
+    guest_line+=$part
+    # The end of the file: QEMU has not opened it yet, or not any more.
+    guest_pid >/dev/null || return 1
+    sleep 0.05
+  done
+  return 1
 }
 
 guest_explain() {
@@ -204,31 +223,25 @@ guest_monitor() {
 }
 
 # The monitor does one thing after the other, however late: it has a number to print before the command
-# and one behind it, and the answer is what stands between them. A second question has to wait a little.
+# and one behind it, and the answer is what stands between them.
 guest_ask() {
-  local to from line part='' last='' inside='' result=1 end=$((SECONDS + 30))
+  local to from line last='' inside='' result=1 end=$((SECONDS + 30))
   local before=1$RANDOM$RANDOM behind=2$RANDOM$RANDOM
-  exec {to}<>"$GUEST_DIR/monitor.in" {from}<>"$GUEST_DIR/monitor.out"
+  guest_open monitor
   printf 'print /d %s\n%s\nprint /d %s\n' "$before" "$*" "$behind" >&"$to"
-  while ((SECONDS < end)) && guest_pid >/dev/null; do
-    line=
-    if ! IFS= read -r -t 1 -u "$from" line; then
-      part+=$line
-      continue
-    fi
-    line=$part$line part=
-    if [[ ${line%$'\r'} == "$behind" ]]; then
+  while guest_line "$from" "$end"; do
+    line=${guest_line%$'\r'}
+    if [[ $line == "$behind" ]]; then
       result=0
       break
     fi
     # Held back by one line: the last one is the echo of what prints the second number.
     [[ -z $last ]] || printf '%s\n' "$last"
     [[ -z $inside ]] || last=$line
-    [[ ${line%$'\r'} != "$before" ]] || inside=yes
+    [[ $line != "$before" ]] || inside=yes
   done
-  exec {to}>&- {from}>&-
+  exec {to}>&- {from}<&-
   ((result == 0)) || guest_explain "the monitor did not answer: $*"
-  sleep 0.5
   return $result
 }
 
