@@ -93,7 +93,7 @@ extension SystemTests {
       try eventually(within: 60, "QEMU is connected", log: daemon.process.log) {
         try daemon.counter("served", on: "front-ends") > 0
       }
-      let answer = try host.shell("\(Guest.monitor)\nask 'migrate_set_capability postcopy-ram on'")
+      let answer = try host.shell("guest_ask 'migrate_set_capability postcopy-ram on'")
       #expect(answer.contains("vhost-user backend not capable of postcopy"), "\(answer)")
     }
 
@@ -161,13 +161,12 @@ extension SystemTests {
         }
         try shell(
           """
-          \(Guest.monitor)
           guest_monitor 'migrate_set_parameter max-bandwidth \(postcopy ? "8M" : "200M")'
           guest_monitor 'migrate -d unix:\(other.folder)/incoming'
           \(postcopy ? "sleep 0.1; guest_monitor migrate_start_postcopy" : "")
           for try in {1..300}; do
             sleep 0.3
-            state=$(ask 'info migrate')
+            state=$(guest_ask 'info migrate')
             [[ $state != *"tatus: failed"* ]] || { echo "$state"; exit 1; }
             [[ $state == *"tatus: completed"* ]] || continue
             [[ $state == *"postcopy request count"* ]] || \(postcopy ? "exit 2" : "true")

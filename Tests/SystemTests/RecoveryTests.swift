@@ -227,6 +227,7 @@ extension Guest {
     func address(_ name: String) throws -> String {
       // A line of its own: there is a `signalled_used:` too.
       let lines = status.split(whereSeparator: \.isNewline)
+        .map { $0.drop(while: \.isWhitespace) }
       guard let line = lines.first(where: { $0.hasPrefix(name + ":") }) else {
         throw HarnessError("no \(name) in \(status)")
       }

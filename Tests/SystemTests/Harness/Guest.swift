@@ -62,30 +62,8 @@ struct Guest {
 
   /// What QEMU's monitor answers.
   func ask(_ command: String) throws -> String {
-    try wire.shell("\(Guest.monitor)\nask '\(command)'")
+    try wire.shell("guest_ask '\(command)'")
   }
-
-  /// For a script: `ask COMMAND` prints what the monitor answers, all of it: up to the answer to a second
-  /// command, a sum that nothing else prints.  Lines are without the blanks before them.  What was asked before may still be in the pipe.
-  static let monitor = """
-    ask() {
-      local number=$((RANDOM + 1)) from line said=
-      exec {from}<>"$GUEST_DIR/monitor.out"
-      while IFS= read -r -t 0.1 -u "$from" line; do :; done
-      guest_monitor "$*"
-      guest_monitor "print /d 77000000+$number"
-      while read -r -t 60 -u "$from" line; do
-        if [[ $line == *$((77000000 + number))* ]]; then
-          exec {from}>&-
-          printf '%s' "$said"
-          return 0
-        fi
-        said+=$line$'\n'
-      done
-      echo "the monitor does not answer: $said" >&2
-      return 1
-    }
-    """
 
   /// Whether the guest's driver and the device agreed on virtio feature `bit`.
   func hasFeature(_ bit: Int) throws -> Bool {

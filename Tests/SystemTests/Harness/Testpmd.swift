@@ -32,7 +32,9 @@ final class Testpmd {
         "--log-level=pmd.net.virtio.init:info", "--force-max-simd-bitwidth=512",
         "--vdev=" + vdev.joined(separator: ","), "--",
         "-i", "--forward-mode=\(mode)",
-        "--total-num-mbufs=8192",
+        // Enough to fill two pairs of rings of 1024 entries with packets of three buffers: it takes none
+        // back before it has another packet to send.
+        "--total-num-mbufs=16384",
       ] + options, in: .far, name: "testpmd")
   }
 
