@@ -6,8 +6,9 @@
 #   packages.sh gates        what the gates need besides
 #   packages.sh build lab    both
 #
-# A mirror that fails, or has another update on its way, is asked again, for about two minutes. Only what is missing is installed, and its names are printed first. Nothing is done, and no
-# root rights are needed, when everything is there.
+# Only what is missing is installed, and its names are printed first. Nothing is done, and no
+# root rights are needed, when everything is there. A mirror that fails, or has another update on its way,
+# is asked again, for about two minutes.
 set -euo pipefail
 
 # libbpf, libnuma and libseccomp: headers and libraries; linux-libc-dev: the headers of the XDP program.

@@ -37,8 +37,9 @@ private_apt_setup() {
     die "apt knows no source of Debian $private_apt_release, whose packages the lab boots:" \
       "add one and run 'apt-get update', or set QEMU and KERNEL to your own files"
   printf '%s\n' "$sources" >"$dir/sources.list"
-  private_apt_again "$dir" private_apt_update "$dir" || die "apt-get could not read the sources in" \
-    "$dir/sources.list"
+  # In the end a list that nobody reads anything from may be missing.
+  private_apt_again "$dir" private_apt_update "$dir" || private_apt "$dir" apt-get -qq update ||
+    die "apt-get could not read the sources in $dir/sources.list"
 }
 
 # A list that could not be read is a failure, which it is not to apt-get.
@@ -114,5 +115,6 @@ private_apt() {
     -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
     -o Dir::State::Lists="$dir/lists" \
     -o Dir::Cache="$dir" -o Dir::Cache::Archives="$dir/archives" \
-    -o Acquire::Languages=none -o Acquire::Retries=5 -o Acquire::http::Timeout=60 -o APT::Sandbox::User=root "$@"
+    -o Acquire::Languages=none -o Acquire::Retries=5 -o Acquire::http::Timeout=60 \
+    -o APT::Sandbox::User=root "$@"
 }
