@@ -84,7 +84,7 @@ extension SystemTests {
       let guest = try Guest(on: wire)
       try guest.waitUntilUp()
       #expect(try guest.ping(count: 5) == 5)
-      let descriptors = try wire.settledCount { daemon.descriptors }
+      let descriptors = try settledCount { daemon.descriptors }
 
       try wire.shell("guest_reboot")
       try guest.waitUntilUp()
@@ -98,7 +98,7 @@ extension SystemTests {
       let daemon = try wire.startDaemon()
       let guest = try Guest(on: wire)
       try guest.waitUntilUp()
-      let descriptors = try wire.settledCount { daemon.descriptors }
+      let descriptors = try settledCount { daemon.descriptors }
 
       // Broadcasts from the far end the whole time, and pings of the guest's own between.
       let sender = try wire.start(

@@ -36,7 +36,7 @@ extension SystemTests {
     func deleted() throws {
       let wire = try Wire()
       let driver = try Testpmd(
-        on: wire, "io", device: "server=1,queue_size=1024", options: Wire.echoOptions())
+        on: wire, "io", device: "server=1,queue_size=1024", options: Testpmd.wholeRings())
       try driver.process.waitFor("waiting for client connection")
       let supervisor = try Supervisor(on: wire, ["--client", "--interface=nic0", "--dedicated"])
       try driver.waitUntilReady()
@@ -126,7 +126,7 @@ extension SystemTests {
           #expect(line.contains("was started with 1500"))
         }
         if mtu == 9000 {
-          let sent = try wire.settledCount { try daemon.counter("rx_dropped") }
+          let sent = try settledCount { try daemon.counter("rx_dropped") }
           try wire.send(count: 100, size: 8000, perSecond: 1000)
           try eventually(within: 30, "frames of 8000 bytes are counted", log: daemon.process.log) {
             try daemon.counter("rx_dropped") + daemon.counter("rx_too_long") >= sent + 100
@@ -158,17 +158,5 @@ extension Wire {
       ip -n $NETNS_NEAR link set nic0 up
       ip -n $NETNS_FAR link set peer0 up
       """)
-  }
-
-  /// A number once it stands still.
-  func settledCount(_ read: () throws -> Int) throws -> Int {
-    var last = try read()
-    try eventually(within: 60, "a count stands still") {
-      sleep(0.3)
-      let current = try read()
-      defer { last = current }
-      return current == last
-    }
-    return last
   }
 }

@@ -37,7 +37,7 @@ extension SystemTests {
       let daemon = try wire.startDaemon("--xdp-mode=\(mode)")
       // Without MRG_RXBUF a buffer has to take the whole packet.
       let options =
-        Wire.echoOptions() + (mergeable == 1 ? [] : ["--mbuf-size=10240"])
+        Testpmd.wholeRings() + (mergeable == 1 ? [] : ["--mbuf-size=10240"])
       let driver = try wire.startTestpmd(
         "rxonly", device: "mrg_rxbuf=\(mergeable),queue_size=1024", options: options)
       try driver.start()

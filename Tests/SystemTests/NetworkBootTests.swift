@@ -18,7 +18,7 @@ extension SystemTests {
       try expectBoots(["boot.ipxe", "vmlinuz", "initramfs.cpio.gz"])
       #expect(try !guest.hasFeature(Self.version1))
       #expect(try guest.ping(count: 20) == 20)
-      let descriptors = try wire.settledCount { daemon.descriptors }
+      let descriptors = try settledCount { daemon.descriptors }
 
       try wire.shell("netboot_append ''; guest_reboot")
       try guest.waitUntilUp()

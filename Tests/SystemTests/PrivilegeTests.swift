@@ -114,7 +114,7 @@ extension SystemTests {
       try wire.shell("netns_near ethtool -K nic0 tso off")
       let plain = try launch(alone + [Daemon.binary, "--socket-path=\(wire.socket)"] + options)
       try plain.process.waitFor("ready: ")
-      let usual = try wire.settledCount { plain.descriptors }
+      let usual = try settledCount { plain.descriptors }
       plain.process.end()
       let granted = try launch(
         alone

@@ -15,7 +15,7 @@ extension SystemTests {
     @Test("kill -9 of the daemon under full load: its successor goes on with the rings")
     func daemonKilled() throws {
       let driver = try Testpmd(
-        on: wire, "flowgen", device: "server=1,queue_size=1024", options: Wire.echoOptions())
+        on: wire, "flowgen", device: "server=1,queue_size=1024", options: Testpmd.wholeRings())
       try driver.process.waitFor("waiting for client connection")
       var daemon = try wire.startDaemon("--client")
       try driver.waitUntilReady()

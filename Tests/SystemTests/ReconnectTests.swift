@@ -25,7 +25,7 @@ extension SystemTests {
         if let idle {
           daemon.expectDescriptors(idle)
         } else {
-          idle = try wire.settledCount { daemon.descriptors }
+          idle = try settledCount { daemon.descriptors }
         }
       }
     }
@@ -49,7 +49,7 @@ extension SystemTests {
         if let descriptors {
           daemon.expectDescriptors(descriptors)
         } else {
-          descriptors = try wire.settledCount { daemon.descriptors }
+          descriptors = try settledCount { daemon.descriptors }
         }
         daemon.process.send(SIGKILL)
         #expect(try daemon.process.wait() == .killed(bySignal: SIGKILL))

@@ -118,7 +118,7 @@ extension SystemTests {
       #expect(daemon.complaints == [])
       // All frames are there: a driver that comes now gets everything.
       let driver = try wire.startTestpmd(
-        "rxonly", device: "queue_size=1024", options: Wire.echoOptions())
+        "rxonly", device: "queue_size=1024", options: Testpmd.wholeRings())
       try driver.start()
       let arrived = try daemon.counter("packets", on: "receive 0")
       try wire.send(count: 2000, size: 300, perSecond: 2000, to: driver)

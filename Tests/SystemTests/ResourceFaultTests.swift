@@ -143,7 +143,7 @@ extension SystemTests {
       }
       _ = try wire.churn("--connections=30")
       // The last of them goes a little later.
-      let (descriptors, begin) = (try wire.settledCount { daemon.descriptors }, now())
+      let (descriptors, begin) = (try settledCount { daemon.descriptors }, now())
       for _ in 0..<50 {
         daemon.process.send(SIGUSR1)
         sleep(0.005)
@@ -187,7 +187,7 @@ extension SystemTests {
         let refused = try daemon.counter("device_refused")
         let disabled = try daemon.counter("dropped_ring_disabled")
         let churn = try wire.churn("--restarts=20", "--traffic-us=50000")
-        let lost = try daemon.settledRefusals() - refused
+        let lost = try settledCount { try daemon.counter("device_refused") } - refused
         let dropped = try daemon.counter("dropped_ring_disabled") - disabled
         let packets = try wire.settled(.far, "rx_packets") - arrived
         print("slow link \(rate) \(limit): \(churn), \(lost) refused, \(packets) arrived")
@@ -215,16 +215,5 @@ extension Daemon {
   /// The lines with which it ended.
   fileprivate var errors: [Substring] {
     process.output.split(separator: "\n").filter { $0.contains(": error: ") }
-  }
-
-  fileprivate func settledRefusals() throws -> Int {
-    var last = try counter("device_refused")
-    try eventually(within: 60, "refusals stand still") {
-      sleep(0.2)
-      let current = try counter("device_refused")
-      defer { last = current }
-      return current == last
-    }
-    return last
   }
 }

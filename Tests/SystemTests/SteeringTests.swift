@@ -55,7 +55,7 @@ extension SystemTests {
       let daemon = try wire.startDaemon("--queues=\(daemonPairs)")
       let driver = try wire.startTestpmd(
         "rxonly", device: "mac=\(Self.guestAddress),queues=\(pairs),queue_size=1024",
-        options: Wire.echoOptions(queues: pairs))
+        options: Testpmd.wholeRings(queues: pairs))
       try driver.start()
       try wire.shell("netns_far ip neighbour add 10.77.0.2 lladdr \(Self.guestAddress) dev peer0")
       let before = try wire.settled(.far, "tx_packets")

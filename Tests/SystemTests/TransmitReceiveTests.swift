@@ -27,7 +27,7 @@ extension SystemTests {
     func receive(size: Int, device: String) throws {
       let daemon = try wire.startDaemon()
       let driver = try wire.startTestpmd(
-        "rxonly", device: device + ",queue_size=1024", options: Wire.echoOptions())
+        "rxonly", device: device + ",queue_size=1024", options: Testpmd.wholeRings())
       try driver.start()
       let before = try wire.settled(.far, "tx_packets")
 

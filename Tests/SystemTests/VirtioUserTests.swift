@@ -62,7 +62,7 @@ extension SystemTests {
       let testpmd = try wire.startTestpmd(
         "txonly",
         device: "mac=\(Self.guestAddress),queues=\(queues),queue_size=1024,\(driver.device)",
-        options: Self.options(queues: queues))
+        options: Testpmd.wholeRings(queues: queues))
       try transfer(wire, daemon, testpmd, queues: queues)
       for used in [driver.receive, driver.transmit] {
         #expect(testpmd.process.output.contains("using \(used)"), "\(testpmd.process.output)")
@@ -75,14 +75,10 @@ extension SystemTests {
       let testpmd = try Testpmd(
         on: wire, "txonly",
         device: "mac=\(Self.guestAddress),queues=\(queues),queue_size=1024,server=1",
-        options: Self.options(queues: queues))
+        options: Testpmd.wholeRings(queues: queues))
       let daemon = try wire.startDaemon("--queues=\(queues)", "--client")
       try testpmd.waitUntilReady()
       try transfer(wire, daemon, testpmd, queues: queues)
-    }
-
-    private static func options(queues: Int) -> [String] {
-      ["--rxq=\(queues)", "--txq=\(queues)", "--rxd=1024", "--txd=1024"]
     }
 
     private func transfer(

@@ -143,13 +143,8 @@ extension Wire {
   /// Its rings hold all of an exchange, so that nothing depends on when it runs.
   func startEcho(queues: Int = 1) throws -> Testpmd {
     let driver = try startTestpmd(
-      "io", device: "queues=\(queues),queue_size=1024", options: Wire.echoOptions(queues: queues))
+      "io", device: "queues=\(queues),queue_size=1024", options: Testpmd.wholeRings(queues: queues))
     try driver.start()
     return driver
-  }
-
-  /// Without them DPDK uses 512 entries of a ring, however many it has.
-  static func echoOptions(queues: Int = 1) -> [String] {
-    ["--rxq=\(queues)", "--txq=\(queues)", "--rxd=1024", "--txd=1024"]
   }
 }

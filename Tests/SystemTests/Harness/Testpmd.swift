@@ -38,6 +38,11 @@ final class Testpmd {
       ] + options, in: .far, name: "testpmd")
   }
 
+  /// Options for rings of 1024 entries: without them DPDK uses 512 of a ring, however many it has.
+  static func wholeRings(queues: Int = 1) -> [String] {
+    ["--rxq=\(queues)", "--txq=\(queues)", "--rxd=1024", "--txd=1024"]
+  }
+
   /// Waits until it takes commands: the device is negotiated and its rings are set up.
   func waitUntilReady() throws {
     try process.waitFor("testpmd> ", within: 60, isPrompt: true)

@@ -35,6 +35,18 @@ func eventually(
   }
 }
 
+/// A number once it stands still.
+func settledCount(_ read: () throws -> Int) throws -> Int {
+  var last = try read()
+  try eventually(within: 60, "a count stands still") {
+    sleep(0.3)
+    let current = try read()
+    defer { last = current }
+    return current == last
+  }
+  return last
+}
+
 /// The whole file as text; empty if it cannot be read.
 func contents(of path: String) -> String {
   let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
